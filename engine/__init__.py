@@ -1,0 +1,1 @@
+"""How to personalise, given values: pure and replayable; it knows no broker, no Faust and no torch."""

@@ -1,0 +1,1 @@
+"""How a better model is made: ONNX export, quantization, its proof and publication; it serves nothing."""
