@@ -1,1 +1,3 @@
-"""How to personalise, given values: pure and replayable; it knows no broker, no Faust and no torch."""
+"""How to personalise, given values: pure and replayable. Knows no broker, no state store and no training."""
+
+__all__: list[str] = []
