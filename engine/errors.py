@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -13,7 +13,7 @@ FOUND_CHARS = 80
 class Problem(msgspec.Struct, frozen=True, gc=False):
     """One thing that is wrong with one field of a record or with one setting.
 
-    ``field`` is the field's path (``items[3]``), or ``key`` or ``value`` for the record's own parts; ``code`` is stable and of small
+    ``field`` is the field's path (``items[3]``), or ``key`` or ``record`` for a record's parts; ``code`` is stable and of small
     number, so that it can be a metric's label; ``found`` has at most 80 characters.
     """
 
@@ -33,12 +33,12 @@ class Problem(msgspec.Struct, frozen=True, gc=False):
 
 
 def shorten(text: str, limit: int = FOUND_CHARS) -> str:
-    """Cut a text to `limit` characters, the last of them an ellipsis, and make it printable on one line.
+    r"""Cut a text to `limit` characters, the last of them an ellipsis, and make it printable on one line.
 
     >>> shorten("a" * 10, limit=4)
     'aaa…'
-    >>> shorten("two\\nlines")
-    'two\\\\nlines'
+    >>> shorten("two\nlines")
+    'two\\nlines'
     """
     head = text[: limit + 1]
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in head)
@@ -69,7 +69,7 @@ class HeadwaterError(Exception):
         return f"{self.code}: found {self.found}, expected {self.expected} ({self.remedy})"
 
 
-class _Problems(HeadwaterError):
+class ProblemsError(HeadwaterError):
     """Several problems found in one pass; the first one gives the code, so the most important stands first."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -79,7 +79,7 @@ class _Problems(HeadwaterError):
         first = listed[0]
         super().__init__(first.code, first.found, first.expected, first.remedy)
         self.args = (listed,)
-        self.problems: Sequence[Problem] = listed
+        self.problems: tuple[Problem, ...] = listed
 
     def __str__(self) -> str:
         """Name every problem in one line.
@@ -92,11 +92,11 @@ class _Problems(HeadwaterError):
         return lines if count == 1 else f"{count} problems: {lines}"
 
 
-class BadRecord(_Problems):
+class BadRecord(ProblemsError):  # noqa: N818 - it is the record that is bad
     """A record that cannot be used: it goes to `dead-letters` with ``code`` as the reason, and the worker goes on."""
 
 
-class BadSettings(_Problems):
+class BadSettings(ProblemsError):  # noqa: N818 - as above
     """Settings that cannot be used: all problems at once, and the process does not start."""
 
 

@@ -7,11 +7,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 ID_CHARS = 256
-"""Longest user, item, session, list, rule or request id, in characters."""
+"""Longest user, item, rule or request id, in characters."""
 EVENT_ID_CHARS = 128
 """Longest event id, in characters: 1,000 of them are kept per user."""
-QUERY_CHARS = 4096
-"""Longest search query, in characters: beyond any encoder's token budget."""
 INTEGER_MAX = 2**53 - 1
 """Largest integer of a field: what every JSON reader keeps exactly (RFC 8259, section 6)."""
 K_MAX = 1000
@@ -22,17 +20,14 @@ TIME_MAX_MS = 253_402_300_799_999
 """Largest time: 9999-12-31T23:59:59.999Z, the last one that RFC 3339 can write."""
 SURFACE_PATTERN = r"\A[a-z0-9_-]{1,32}\Z"
 DEFAULT_SURFACE = "home"
-EVENT_TYPES = frozenset(
-    {"view", "click", "cart", "purchase", "like", "dislike", "rating", "dwell", "skip", "impression", "search"}
-)
+EVENT_TYPES = frozenset({"view", "click", "cart", "purchase", "like", "dislike", "rating", "dwell", "skip", "impression", "search"})
 """The contract's event types; an installation may add more with a weight."""
 ITEMLESS_TYPES = frozenset({"impression", "search"})
-"""Event types without an `item_id`: an impression has `items`, a search has `query`."""
+"""The event types that need no `item_id`: an impression has `items`, a search has `query`."""
 ACTIONS = ("block", "pin", "boost", "bury", "filter", "cap")
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS)]
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=EVENT_ID_CHARS)]
-Query = Annotated[str, msgspec.Meta(max_length=QUERY_CHARS)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Surface = Annotated[str, msgspec.Meta(pattern=SURFACE_PATTERN)]
 Millis = Annotated[int, msgspec.Meta(ge=TIME_MIN_MS, le=TIME_MAX_MS)]
@@ -111,7 +106,10 @@ class Request(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A person's decision about items. ``match``: `item_ids` or fields of the item; no ``surfaces``: all; window [starts_at, ends_at) in ms."""
+    """A person's decision about items.
+
+    ``match``: `item_ids` or fields of the item; no ``surfaces``: all of them; in force from ``starts_at`` until before ``ends_at``, in ms.
+    """
 
     rule_id: Id
     action: Action
