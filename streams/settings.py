@@ -163,8 +163,8 @@ class Settings(BaseModel):
 
     @property
     def app_id(self) -> str:
-        """The consumer group, and the start of the changelogs' names: internal, so it begins with `_` after the prefix."""
-        return f"{self.prefix}_headwater"
+        """The consumer group that all workers of the installation share."""
+        return f"{self.prefix}headwater"
 
     @property
     def sources(self) -> Mapping[str, str]:
