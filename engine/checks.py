@@ -13,7 +13,7 @@ from engine.records import DEFAULT_SURFACE, ID_CHARS, INTEGER_MAX, SURFACE_PATTE
 from engine.timestamps import rfc3339_ms
 
 MANY = 10
-"""Most problems that one list or object is described with; the rest are counted in one more."""
+"""Most problems that one list or object is described with; what comes after is not looked at, and one more problem says so."""
 _TEN_POWER_14 = 10**14
 """Between milliseconds and microseconds: 10^14 ms is the year 5138, 10^14 µs is 1973."""
 
@@ -175,14 +175,15 @@ def time(earliest_ms: int | None = None) -> Reader:
     return read
 
 
-def _each(parts: Iterable[tuple[str, Any]], read: Reader, problems: list[Problem]) -> list[Any]:
-    """Read the parts of a list or object; after MANY problems the rest is only counted."""
-    own: list[Problem] = []
-    values = [read(found, path, own) for path, found in parts]
-    problems.extend(own[:MANY])
-    if len(own) > MANY:
-        first = own[MANY]
-        problems.append(problem(first.field, "wrong_type", f"{len(own) - MANY} more problems", "none", "see the first ones"))
+def _each(parts: Iterable[tuple[str, Any]], total: int, read: Reader, problems: list[Problem]) -> list[Any]:
+    """Read the parts of a list or object; stops after MANY problems, since a megabyte of wrong parts takes a second to describe."""
+    values = []
+    limit = len(problems) + MANY
+    for place, (path, found) in enumerate(parts):
+        if len(problems) >= limit:
+            problems.append(problem(path, "wrong_type", f"{total - place} more, not looked at", "good ones", "see the first ones"))
+            break
+        values.append(read(found, path, problems))
     return values
 
 
@@ -191,7 +192,7 @@ def array(read: Reader, make: Callable[[list[Any]], Any] = tuple) -> Reader:
 
     def read_all(found: Any, path: str, problems: list[Problem]) -> Any:
         if isinstance(found, list):
-            return make(_each(((f"{path}[{i}]", part) for i, part in enumerate(found)), read, problems))
+            return make(_each(((f"{path}[{i}]", part) for i, part in enumerate(found)), len(found), read, problems))
         _wrong_type(found, path, "an array", "put it in [ ], even when it is one", problems)
         return None
 
@@ -205,7 +206,8 @@ def table(read: Reader | None = None) -> Reader:
         if not isinstance(found, dict):
             _wrong_type(found, path, "an object", "put it in { }, with a name", problems)
         elif read is not None:
-            return dict(zip(found, _each(((f"{path}.{shorten(name)}", part) for name, part in found.items()), read, problems), strict=True))
+            parts = ((f"{path}.{shorten(name)}", part) for name, part in found.items())
+            return dict(zip(found, _each(parts, len(found), read, problems), strict=False))  # shorter only if given up
         return found
 
     return read_all
