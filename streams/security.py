@@ -10,6 +10,10 @@ from streams.settings import Settings
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT
 
+MOCK_API_VERSION = (2, 3)
+"""`api_version` for kafka-python's clients on librdkafka's mock cluster: kafka-python 3.0.12 can't decode its answers to newer requests
+(ApiVersions v3 fails with KafkaProtocolError), and with (1, 0) not those to produce."""
+
 
 def librdkafka(settings: Settings) -> dict[str, Any]:
     """For confluent-kafka's Producer, Consumer and AdminClient.
