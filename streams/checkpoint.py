@@ -83,7 +83,7 @@ class _Lost(Exception):  # noqa: N818 - a way out, caught below
 class _Pace:
     """Says when a slice is over, and pauses."""
 
-    def __init__(self, slice_s: float, pause_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, slice_s: float, pause_s: Callable[[], float], clock: Callable[[], float]) -> None:
         self._slice_s, self._pause_s, self._clock = slice_s, pause_s, clock
         self.longest_s = 0.0
         self.begin(0.0)
@@ -98,7 +98,7 @@ class _Pace:
         if now < self._until:
             return
         self.longest_s = max(self.longest_s, now - self._begun)
-        await asyncio.sleep(self._pause_s)
+        await asyncio.sleep(self._pause_s())
         self.begin(self._clock() - now)
 
 
@@ -130,6 +130,8 @@ class Checkpoint:
         self._slice_s, self._pause_s, self._lease_s, self._clock = slice_s, pause_s, lease_s, clock
         self._lock = asyncio.Lock()
         self.stats = Stats()
+        self.hurry = False
+        """Whether reading waits for the checkpoint: then it makes no pauses."""
 
     @property
     def running(self) -> bool:
@@ -144,7 +146,7 @@ class Checkpoint:
         """
         async with self._lock:
             started = self._clock()
-            pace = _Pace(self._slice_s, self._pause_s, self._clock)
+            pace = _Pace(self._slice_s, lambda: 0.0 if self.hurry else self._pause_s, self._clock)
             # 1. offsets and dirty rows, in one turn of the event loop
             offsets = dict(group.committable())
             parts = self._take()
