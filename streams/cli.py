@@ -1,0 +1,229 @@
+"""The command `headwater`: arguments and settings, handed on. No work is done here; nothing heavy is imported before its command."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.errors import BadSettings, HeadwaterError, Problem
+from streams.settings import Settings, load, shown, unit_of
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+"""Data sets that come with the source, known by their names."""
+EVERY = 100
+"""Records between two moves of the progress bar."""
+
+app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+DataSet = Annotated[str, typer.Argument(help="a data-set folder, or the name of one in data/")]
+Broker = Annotated[str | None, typer.Option(help="kafka://host:port, instead of the setting")]
+Types = Annotated[list[str] | None, typer.Option("--type", help="own event type = contract's event type; may be given again")]
+
+
+@app.callback()
+def headwater(
+    context: typer.Context, config: Annotated[Path | None, typer.Option(help="TOML file of settings; else HEADWATER_CONFIG")] = None
+) -> None:
+    """Streaming personalization: events in on Kafka, each user's next list out."""
+    context.obj = config
+
+
+def settings_of(context: typer.Context, broker: str | None = None) -> Settings:
+    """The settings of this run; an argument goes before the environment."""
+    return load(os.environ | ({"HEADWATER_BROKER": broker} if broker else {}), context.obj)
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a data set given by path or by name."""
+    path = Path(name)
+    return DATA / name if not path.exists() and (DATA / name).is_dir() else path
+
+
+def mapping_of(types: list[str] | None) -> dict[str, str]:
+    """Event types from `own=contract's` arguments.
+
+    Raises:
+        BadSettings: an argument has another form.
+    """
+    pairs = [text.partition("=") for text in types or []]
+    wrong = [own for own, _, meant in pairs if not (own and meant)]
+    if wrong:
+        raise BadSettings([Problem("type", "bad_mapping", repr(text), "OWN=TYPE", "write --type played=click") for text in wrong])
+    return {own: meant for own, _, meant in pairs}
+
+
+def late(module: str) -> Any:
+    """A module imported only now: a command's own, and what it needs.
+
+    Raises:
+        HeadwaterError: a package that only this command needs is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        room = module.partition(".")[0]
+        expected = f"what {module} needs"
+        remedy = "pip install 'headwater[export]'" if room == "export" else "run it from the source folder, after `make install`"
+        raise HeadwaterError("not_installed", f"no module {error.name}", expected, remedy) from error
+
+
+@app.command()
+def config(context: typer.Context) -> None:
+    """Print every setting with its value, unit, source and meaning; secrets are masked."""
+    settings = settings_of(context)
+    rows = [
+        (name, shown(getattr(settings, name)), unit_of(name), settings.sources[name], field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+    rows.insert(0, ("setting", "value", "unit", "source", "meaning"))
+    widths = [min(40, max(len(row[n]) for row in rows)) for n in range(4)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]))
+
+
+@topics_app.command("create")
+def create_topics(context: typer.Context, broker: Broker = None) -> None:
+    """Make the topics that are missing."""
+    from streams import topics
+
+    settings = settings_of(context, broker)
+    client = topics.admin(settings)
+    made = topics.create(client, topics.topics(settings))
+    print(f"made {len(made)} topics" + (": " + ", ".join(made) if made else ""))
+
+
+@topics_app.command("check")
+def check_topics(context: typer.Context, broker: Broker = None) -> None:
+    """Say what is wrong with the topics, and exit with 1 if something is."""
+    from streams import topics
+
+    settings = settings_of(context, broker)
+    client = topics.admin(settings)
+    problems = topics.check(client, topics.topics(settings))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
+    print(f"all topics are there, N = {topics.count(client, settings)}")
+
+
+@app.command("replay")
+def replay_data_set(
+    context: typer.Context,
+    dataset: DataSet,
+    speed: Annotated[str, typer.Option(help="10x: ten times as fast as it happened; max: as fast as it goes")] = "max",
+    start: Annotated[str | None, typer.Option("--from", help="first event time, a date or RFC 3339")] = None,
+    stop: Annotated[str | None, typer.Option("--to", help="event time to stop before")] = None,
+    broker: Broker = None,
+    types: Types = None,
+    items: Annotated[bool, typer.Option(help="send the catalogue first")] = True,
+    events: Annotated[bool, typer.Option(help="send the events")] = True,
+) -> None:
+    """Send a recorded data set to the topics items and events."""
+    from engine.dataset import read
+    from streams import replay, topics
+
+    settings = settings_of(context, broker)
+    pace = replay.speed_of(speed)
+    low, high = (None if text is None else replay.instant(text) for text in (start, stop))
+    data = read(folder_of(dataset), types=mapping_of(types))
+    client = topics.admin(settings)
+    if topics.look(client).is_mock:
+        topics.create(client, topics.topics(settings))
+    topics.count(client, settings)  # before a broker makes topics by use, with a number of partitions of its own
+    names = topics.Names.under(settings.prefix)
+    sent = []
+    producer = replay.producer_of(settings)
+    try:
+        if items:
+            with bar("items") as progress:
+                sent.append(("items", replay.replay_items(data, producer, progress, topic=names.items)))
+        if events:
+            with bar("events") as progress:
+                sent.append(("events", replay.replay_events(data, producer, low, high, pace, progress, topic=names.events)))
+    finally:
+        producer.close(timeout=replay.LATE_S if sys.exc_info()[0] is None else 1)
+    print(replay.summary(data.name, sent))
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Any]:
+    """A progress bar on standard error, as a callback for a replay."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown_bar:
+        task = shown_bar.add_task(what, total=None)
+
+        def progress(done: int, total: int) -> None:
+            if done % EVERY == 0 or done == total:
+                shown_bar.update(task, completed=done, total=total)
+
+        yield progress
+
+
+@app.command()
+def worker(context: typer.Context) -> None:
+    """Run a worker until it is told to stop."""
+    raise typer.Exit(late("streams.worker").main(settings_of(context)))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="leave broker and worker running, and say how to use them")] = False,
+    report: Annotated[Path, typer.Option(help="where the summary goes, as JSON")] = Path("demo-report.json"),
+) -> None:
+    """Start broker and worker, replay real events, and show a list before and after a click."""
+    raise typer.Exit(late("streams.demo").main(keep=keep, report=report))
+
+
+@app.command()
+def evaluate(
+    dataset: DataSet,
+    wanted: Annotated[int, typer.Option("--evaluate", help="cases per table, about", min=1)] = 6000,
+    predictions: Annotated[Path | None, typer.Option(help="file for each list (top 100), one JSON object a line")] = None,
+    json: Annotated[Path | None, typer.Option(help="file for the figures")] = None,
+    types: Types = None,
+) -> None:
+    """Test-then-train over a data set: figures per channel and for the list."""
+    run = late("engine.evaluate").main
+    raise typer.Exit(run(folder_of(dataset), wanted=wanted, predictions=predictions, json=json, types=mapping_of(types)))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def export(context: typer.Context) -> None:
+    """Make a generation of a BERT checkpoint: ONNX, quantized, proven, published (--help of its own)."""
+    raise typer.Exit(late("export.command").main(context.args, registry=settings_of(context).registry))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Measure freshness, throughput, encoding and sizes (from the source folder)."""
+    raise typer.Exit(late("bench.command").main(context.args))
+
+
+def main() -> None:
+    """Run the command; what went wrong is said on standard error in words, with 2 for wrong settings and 1 for the rest."""
+    try:
+        app()
+    except BadSettings as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        sys.exit(2)
+    except HeadwaterError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
