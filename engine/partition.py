@@ -60,3 +60,7 @@ def hash64(text: str) -> int:
     778860755400141486
     """
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+item_key = lru_cache(maxsize=262_144)(hash64)
+"""`hash64`, remembered: for item ids, which come again and again. A full cache takes some 40 MB."""

@@ -1,0 +1,117 @@
+"""Weights of the features, learned from what users take next. Linear, so that each reason is a true part of the score.
+
+A softmax over the item taken and a sample of those not taken (sampled softmax), by stochastic gradient with Adagrad (Duchi et al., 2011).
+Each situation (`engine.features.situations`) has its own weights on top of common ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.catalogue import Floats
+from engine.errors import StateError
+from engine.features import NAMES, SITUATIONS
+
+PRIOR = {
+    "trending": 0.5,
+    "popular": 0.5,
+    "known": 0.0,
+    "new": 0.2,
+    "recent": 0.0,
+    "unused": 0.0,
+    "together": 3.0,
+    "together_last": 1.5,
+    "text": 3.0,
+    "text_last": 1.0,
+    "text_cold": 1.0,
+    "creator": 0.5,
+    "date": 0.5,
+}
+FORMAT = 1
+
+
+class Example(msgspec.Struct, array_like=True, frozen=True):
+    """What was taken and what else could have been, with the features as they were: `features` (1 + negatives, F) float32 bytes, the
+    item taken first. `source`, `epoch`, `partition`, `offset`: the event that took it.
+    """
+
+    source: str
+    epoch: int
+    partition: int
+    offset: int
+    situation: int
+    features: bytes
+
+    def matrix(self) -> Floats:
+        """(1 + negatives, F) float32."""
+        return np.frombuffer(self.features, "<f4").reshape(-1, len(NAMES))
+
+
+@dataclass
+class Ranker:
+    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients. `version` counts the examples learned."""
+
+    common: NDArray[np.float64] = field(default_factory=lambda: np.array([PRIOR[name] for name in NAMES]))
+    own: NDArray[np.float64] = field(default_factory=lambda: np.zeros((SITUATIONS, len(NAMES))))
+    common_squares: NDArray[np.float64] = field(default_factory=lambda: np.full(len(NAMES), 1e-2))
+    own_squares: NDArray[np.float64] = field(default_factory=lambda: np.full((SITUATIONS, len(NAMES)), 1e-2))
+    version: int = 0
+    rate: float = 0.1
+    own_rate: float = 0.05
+
+    def weights(self) -> NDArray[np.float64]:
+        """(SITUATIONS, F)."""
+        return self.common + self.own
+
+    def learn(self, features: Floats, situation: int) -> None:
+        """One step on one example, (1 + negatives, F) with the item taken first; a step that is not finite is not taken."""
+        x = features.astype(np.float64)
+        score = x @ (self.common + self.own[situation])
+        share = np.exp(score - score.max())
+        gradient = x[0] - (share / share.sum()) @ x
+        if not np.isfinite(gradient).all():
+            return
+        self.common_squares += gradient * gradient
+        self.common += self.rate * gradient / np.sqrt(self.common_squares)
+        self.own_squares[situation] += gradient * gradient
+        self.own[situation] += self.own_rate * gradient / np.sqrt(self.own_squares[situation])
+        self.version += 1
+
+
+class RankerState(msgspec.Struct, array_like=True):
+    """A ranker as bytes in a row or a record; `applied`: "source/partition" -> (epoch, last offset) of the examples learned."""
+
+    format: int
+    version: int
+    names: tuple[str, ...]
+    arrays: tuple[bytes, bytes, bytes, bytes]
+    applied: dict[str, tuple[int, int]]
+
+
+def pack_ranker(ranker: Ranker, applied: dict[str, tuple[int, int]]) -> bytes:
+    """The ranker and the positions it covers, as bytes."""
+    arrays = (ranker.common, ranker.own, ranker.common_squares, ranker.own_squares)
+    packed = (arrays[0].tobytes(), arrays[1].tobytes(), arrays[2].tobytes(), arrays[3].tobytes())
+    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied))
+
+
+def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
+    """The ranker again, and its positions.
+
+    Raises:
+        StateError: it is of another format, has other features, or holds a weight that is not finite.
+    """
+    state = msgspec.msgpack.decode(raw, type=RankerState)
+    if state.format != FORMAT or state.names != NAMES:
+        raise StateError(
+            "ranker_format", f"format {state.format} with {state.names}", f"format {FORMAT} with {NAMES}", "let the ranker learn anew"
+        )
+    common, own, common_squares, own_squares = (np.frombuffer(part).copy() for part in state.arrays)
+    ranker = Ranker(common, own.reshape(SITUATIONS, -1), common_squares, own_squares.reshape(SITUATIONS, -1), state.version)
+    if not np.isfinite(ranker.weights()).all():
+        raise StateError("ranker_not_finite", "a weight that is not finite", "finite weights", "let the ranker learn anew")
+    return ranker, state.applied

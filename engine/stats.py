@@ -1,0 +1,137 @@
+"""What every worker reads about items: counts, popularity, neighbours. The owners of the items publish it (`engine.item`).
+
+Popularity is kept on a forward-decayed scale: between two events nothing has to be recomputed, at any time `now` all values share one factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.catalogue import Catalogue
+from engine.item import DAY_MS, Decay, ItemState
+
+
+class Neighbours(NamedTuple):
+    """Neighbours of an item: indices (K,) and weights (K,), which are those of `time` (ms) and fade from there."""
+
+    others: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    time: int
+
+
+_NONE = Neighbours(np.zeros(0, np.int32), np.zeros(0, np.float32), 0)
+
+
+class Counts(msgspec.Struct, array_like=True, frozen=True):
+    """The small part of what is published of an item, as often as once a second."""
+
+    item: int  # hash64
+    count: int
+    first_time: int
+    popularity: tuple[float, ...]
+    popularity_time: int
+
+
+class NeighbourList(msgspec.Struct, array_like=True, frozen=True):
+    """The large part: the strongest neighbours; `others` (K,) uint64 and `weights` (K,) float32 as little-endian bytes."""
+
+    item: int
+    others: bytes
+    weights: bytes
+    time: int
+
+
+def counts_of(key: int, row: ItemState) -> Counts:
+    """What to publish of a row."""
+    return Counts(key, row.count, row.first_time, tuple(row.popularity), row.popularity_time)
+
+
+class ItemStats:
+    """Arrays by catalogue index: `count` (N,) float32, `first_time` (N,) int64 ms (0: never used), `scaled` (2, N) float64 popularity
+    on the scale of `reference`, and a neighbour list each: indices (K,) int32 and weights (K,) float32, undivided by the counts.
+    """
+
+    def __init__(self, catalogue: Catalogue, decay: Decay, most: int = 256) -> None:
+        self.catalogue = catalogue
+        self.decay = decay
+        self.most = most
+        self.start = 0  # ms, the first event seen anywhere
+        self.reference = 0
+        self.count = np.zeros(0, np.float32)
+        self.first_time = np.zeros(0, np.int64)
+        self.scaled = np.zeros((len(decay.popularity_days), 0))
+        self.neighbours: dict[int, Neighbours] = {}
+        catalogue.follow(self._grow)
+
+    def put(self, counts: Counts) -> None:
+        """Take over the published counts of an item."""
+        at = self.catalogue.place(counts.item)
+        self.count[at] = counts.count
+        self.first_time[at] = counts.first_time
+        if counts.first_time:
+            self.start = min(self.start, counts.first_time) if self.start else counts.first_time
+        if not self.reference:
+            self.reference = counts.popularity_time
+        for h, (value, days) in enumerate(zip(counts.popularity, self.decay.popularity_days, strict=True)):
+            halves = (counts.popularity_time - self.reference) / (days * DAY_MS)
+            if halves > 200.0:
+                self._rebase(counts.popularity_time)
+                halves = 0.0
+            self.scaled[h, at] = value * 2.0 ** max(halves, -1_000.0)
+
+    def popularity(self, now: int) -> NDArray[np.float64]:
+        """(2, N): the decayed number of uses as of `now` (ms)."""
+        factors = [2.0 ** min(200.0, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
+        popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
+        return popularity
+
+    def choose(self, pairs: dict[int, float], time: int) -> Neighbours:
+        """The `most` pairs that are strongest by weight / sqrt(count of the other); `time`: the pairs' scale."""
+        if not pairs:
+            return _NONE
+        place = self.catalogue.place
+        others = np.fromiter((place(key) for key in pairs), np.int32, len(pairs))
+        weights = np.fromiter(pairs.values(), np.float64, len(pairs))
+        if len(pairs) > self.most:
+            strength = weights / np.sqrt(self.count[others] + 5.0)
+            kept = np.argpartition(-strength, self.most)[: self.most]
+            others, weights = others[kept], weights[kept]
+        return Neighbours(others, weights.astype(np.float32), time)
+
+    def put_neighbours(self, record: NeighbourList) -> None:
+        """Take over a published neighbour list."""
+        keys = np.frombuffer(record.others, "<u8").tolist()
+        place = self.catalogue.place
+        others = np.fromiter((place(key) for key in keys), np.int32, len(keys))
+        weights = np.frombuffer(record.weights, "<f4")
+        self.neighbours[self.catalogue.place(record.item)] = Neighbours(others, weights, record.time)
+
+    def publishable(self, item: int, chosen: Neighbours) -> NeighbourList:
+        """A chosen neighbour list as it is published."""
+        keys = np.array([self.catalogue.hashes[at] for at in chosen.others.tolist()], "<u8")
+        return NeighbourList(item, keys.tobytes(), chosen.weights.astype("<f4").tobytes(), chosen.time)
+
+    def of(self, at: int) -> Neighbours:
+        """The neighbours of the item at an index."""
+        return self.neighbours.get(at, _NONE)
+
+    def put_all(self, counts: Iterable[Counts]) -> None:
+        """`put` for many."""
+        for one in counts:
+            self.put(one)
+
+    def _rebase(self, time: int) -> None:
+        for h, days in enumerate(self.decay.popularity_days):
+            self.scaled[h] *= 2.0 ** max(-1_000.0, -(time - self.reference) / (days * DAY_MS))
+        self.reference = time
+
+    def _grow(self, capacity: int) -> None:
+        used = len(self.count)
+        count, first, scaled = np.zeros(capacity, np.float32), np.zeros(capacity, np.int64), np.zeros((len(self.scaled), capacity))
+        count[:used], first[:used], scaled[:, :used] = self.count, self.first_time, self.scaled
+        self.count, self.first_time, self.scaled = count, first, scaled

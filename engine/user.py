@@ -1,0 +1,241 @@
+"""What is remembered of one user, and how an event changes it. Not where it is kept: rows live in `streams.table`.
+
+A row is a bounded value: the recent interactions in order of event time, which items were seen, which event ids came lately, and the
+position in each source log up to which the row covers it. Applying the same records again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+from engine.errors import StateError
+from engine.partition import hash64, item_key
+from engine.records import Event
+
+FORMAT = 1  # first byte of an encoded row; a release says in CHANGELOG.md which formats it reads
+
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "view": 1.0,
+    "click": 1.0,
+    "cart": 2.0,
+    "purchase": 3.0,
+    "like": 2.0,
+    "dislike": -1.0,
+    "rating": 1.0,
+    "dwell": 0.5,
+    "skip": -0.5,
+    "impression": 0.0,
+    "search": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a row, and what the events' types weigh.
+
+    Units: `history` and `seen` in items, `event_ids` in events, `event_id_age_ms` in milliseconds, `pair_window` in items.
+    """
+
+    history: int = 60
+    seen: int = 4_000
+    event_ids: int = 1_000
+    event_id_age_ms: int = 7 * 86_400_000
+    pair_window: int = 15
+    surfaces: int = 8
+    low_rating: float = 3.5
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+
+    def weight(self, event: Event) -> float:
+        """How much an event says for (above 0) or against (below 0) its item; a rating below `low_rating` speaks against it."""
+        if event.type == "rating" and event.value is not None and event.value < self.low_rating:
+            return -self.weights["rating"]
+        return self.weights.get(event.type, 0.0)
+
+
+class Position(NamedTuple):
+    """A record's place in a source log: `epoch` names the log (32 bits of the topic's id), so that a topic made anew is another log."""
+
+    source: str
+    epoch: int
+    partition: int
+    offset: int
+
+
+class Interaction(msgspec.Struct, array_like=True, frozen=True):
+    """One event on one item. `weight` as of `Limits.weights`; `time` in milliseconds since the epoch."""
+
+    item_id: str
+    time: int
+    weight: float
+    session: int = 0  # hash64 of the session id, 0 without one
+
+
+class Verdict(Enum):
+    """What became of a record that was offered to a row."""
+
+    APPLIED = "applied"
+    REDELIVERED = "redelivered"  # the same record again
+    DUPLICATE = "duplicate"  # another record with an event id that came lately
+    ERASED = "erased"  # older than the user's erasure
+
+
+class Change(NamedTuple):
+    """The outcome of `UserState.apply`. `others`: the items used just before, newest first, for co-visitation; `first`: the item is new to
+    the user.
+    """
+
+    verdict: Verdict
+    weight: float = 0.0
+    others: tuple[Interaction, ...] = ()
+    first: bool = False
+
+
+class UserState(msgspec.Struct, array_like=True):
+    """A user's row. Mutable and owned by one worker; every change goes through its methods.
+
+    `applied`: (source, partition) as "source/partition" -> [epoch, last offset]. `seen` and `event_ids`: hash64 -> event time in seconds,
+    oldest entry first. `listed`: surface -> hash64 of the items of the last standing list. `generation`: that of this last list.
+    """
+
+    history: list[Interaction] = []
+    seen: dict[int, int] = {}
+    event_ids: dict[int, int] = {}
+    applied: dict[str, tuple[int, int]] = {}
+    events: int = 0
+    first_time: int = 0
+    last_time: int = 0
+    listed: dict[str, list[int]] = {}
+    generation: str = ""
+    personalise: bool = True
+    alias_of: str = ""
+    erased_at: int = 0
+    attributes: dict[str, msgspec.Raw | str | float | bool | None] = {}
+
+    def covers(self, position: Position) -> bool:
+        """Whether the record at `position` is already part of this row."""
+        known = self.applied.get(f"{position.source}/{position.partition}")
+        return known is not None and known[0] == position.epoch and position.offset <= known[1]
+
+    def advance(self, position: Position) -> None:
+        """Note that all records of this log up to `position` are part of this row."""
+        self.applied[f"{position.source}/{position.partition}"] = (position.epoch, position.offset)
+
+    def apply(self, event: Event, position: Position, limits: Limits, latest_ms: int) -> Change:
+        """Apply one event of this user; times beyond `latest_ms` (wall clock plus tolerance) count as `latest_ms`."""
+        if self.covers(position):
+            return Change(Verdict.REDELIVERED)
+        self.advance(position)
+        time = min(event.timestamp, latest_ms)
+        if time <= self.erased_at:
+            return Change(Verdict.ERASED)
+        if not self._remember(hash64(event.event_id), time, limits):
+            return Change(Verdict.DUPLICATE)
+        self.events += 1
+        self.first_time = min(self.first_time, time) if self.first_time else time
+        self.last_time = max(self.last_time, time)
+        if event.item_id is None:
+            return Change(Verdict.APPLIED)
+        weight = limits.weight(event)
+        session = hash64(event.session_id) if event.session_id else 0
+        at = self._insert(Interaction(event.item_id, time, weight, session), limits)
+        others = self.before(at, event.item_id, limits.pair_window) if weight > 0 else ()
+        return Change(Verdict.APPLIED, weight, others, self._see(event.item_id, time, limits))
+
+    def before(self, at: int, item_id: str, window: int) -> tuple[Interaction, ...]:
+        """Up to `window` liked interactions before place `at` of the history, newest first, each item once and never `item_id`."""
+        found: dict[str, Interaction] = {}
+        for i in range(at - 1, -1, -1):
+            one = self.history[i]
+            if one.weight > 0 and one.item_id != item_id and one.item_id not in found:
+                found[one.item_id] = one
+                if len(found) == window:
+                    break
+        return tuple(found.values())
+
+    def erase(self, time: int) -> None:
+        """Forget everything but the positions, and that events up to `time` (ms) are not to come back."""
+        fresh = UserState(applied=self.applied, erased_at=max(time, self.erased_at))
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(fresh, name))
+
+    def _remember(self, event_id: int, time: int, limits: Limits) -> bool:
+        """Note an event id; False when it came within the window."""
+        ids = self.event_ids
+        if event_id in ids:
+            return False
+        ids[event_id] = time // 1000
+        horizon = (self.last_time - limits.event_id_age_ms) // 1000
+        while len(ids) > limits.event_ids:
+            del ids[next(iter(ids))]
+        while ids[oldest := next(iter(ids))] < horizon and oldest != event_id:
+            del ids[oldest]
+        return True
+
+    def _insert(self, one: Interaction, limits: Limits) -> int:
+        """Put an interaction in its place by time; late ones go before newer ones. Returns its place (0 when it is too old to be kept)."""
+        history = self.history
+        at = len(history)
+        while at and history[at - 1].time > one.time:
+            at -= 1
+        history.insert(at, one)
+        if len(history) > limits.history:
+            del history[0]
+            at = max(0, at - 1)
+        return at
+
+    def _see(self, item_id: str, time: int, limits: Limits) -> bool:
+        key, seen = item_key(item_id), self.seen
+        first = seen.pop(key, None) is None
+        seen[key] = time // 1000
+        if len(seen) > limits.seen:
+            del seen[next(iter(seen))]
+        return first
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(UserState)
+_PREFIX = bytes([FORMAT])
+
+
+def encode_user(state: UserState) -> bytes:
+    """A row as bytes: one byte of format, then MessagePack."""
+    return _PREFIX + _encoder.encode(state)
+
+
+def decode_user(raw: bytes) -> UserState:
+    """The row again.
+
+    Raises:
+        StateError: the bytes are of an unknown format, or damaged.
+    """
+    if raw[:1] != _PREFIX:
+        raise StateError(
+            "state_format",
+            found=f"format {raw[0] if raw else 'nothing'}",
+            expected=f"format {FORMAT}",
+            remedy="run the release that wrote this state, or let this one rebuild it from the log in a new state folder",
+        )
+    try:
+        return _decoder.decode(memoryview(raw)[1:])
+    except msgspec.DecodeError as problem:
+        raise StateError(
+            "state_damaged", found=str(problem), expected="a user row", remedy="remove the state folder: it is rebuilt"
+        ) from problem
+
+
+def liked(history: Iterable[Interaction], most: int) -> list[Interaction]:
+    """The newest `most` liked interactions, newest first, each item once; a later dislike takes an item out."""
+    found: dict[str, Interaction | None] = {}
+    kept = 0
+    for one in reversed(list(history)):
+        if one.item_id not in found:
+            found[one.item_id] = one if one.weight > 0 else None
+            kept += one.weight > 0
+            if kept == most:
+                break
+    return [one for one in found.values() if one is not None]
