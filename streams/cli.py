@@ -200,10 +200,11 @@ def evaluate(
     raise typer.Exit(run(folder_of(dataset), wanted=wanted, predictions=predictions, json=json, types=mapping_of(types)))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def export(context: typer.Context) -> None:
-    """Make a generation of a BERT checkpoint: ONNX, quantized, proven, published (--help of its own)."""
-    raise typer.Exit(late("export.command").main(context.args, registry=settings_of(context).registry))
+    """Make a generation of a BERT checkpoint: ONNX, quantized, proven, published (--help says more)."""
+    command = late("export.cli").export_command
+    command(context.args, prog_name="headwater export", default_map={"registry": settings_of(context).registry})
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
