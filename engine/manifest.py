@@ -24,7 +24,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``file`` is empty for one that was measured and not kept. ``batching``: may texts of equal length share a call (``equal_length``)
     without changing each other's vectors, or must each be encoded alone (``single``), as dynamic int8 must (microsoft/onnxruntime #10111)?
-    ``overlap``: share of the fp32 top 10 kept, 0..1; ``texts_per_s`` on one thread of the machine that exported; ``bytes`` of the file.
+    ``overlap``: share of the fp32 top 10 kept, 0..1, on ``compared`` texts; ``texts_per_s`` on one thread of the
+    machine that exported; ``bytes`` of the file.
     """
 
     file: str = ""
@@ -35,6 +36,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_cosine: float = 1.0
     mean_cosine: float = 1.0
     overlap: float = 1.0
+    compared: int = 0
     texts_per_s: float = 0.0
     note: str = ""
 
