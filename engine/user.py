@@ -46,7 +46,6 @@ class Limits:
     event_ids: int = 1_000
     event_id_age_ms: int = 7 * 86_400_000
     pair_window: int = 15
-    surfaces: int = 8
     low_rating: float = 3.5
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
 
@@ -73,6 +72,7 @@ class Interaction(msgspec.Struct, array_like=True, frozen=True):
     time: int
     weight: float
     session: int = 0  # hash64 of the session id, 0 without one
+    type: str = ""
 
 
 class Verdict(Enum):
@@ -99,7 +99,7 @@ class UserState(msgspec.Struct, array_like=True):
     """A user's row. Mutable and owned by one worker; every change goes through its methods.
 
     `applied`: (source, partition) as "source/partition" -> [epoch, last offset]. `seen` and `event_ids`: hash64 -> event time in seconds,
-    oldest entry first. `listed`: surface -> hash64 of the items of the last standing list. `generation`: that of this last list.
+    oldest entry first. `generation`: the one in force when the row last changed.
     """
 
     history: list[Interaction] = []
@@ -109,7 +109,6 @@ class UserState(msgspec.Struct, array_like=True):
     events: int = 0
     first_time: int = 0
     last_time: int = 0
-    listed: dict[str, list[int]] = {}
     generation: str = ""
     personalise: bool = True
     alias_of: str = ""
@@ -142,7 +141,7 @@ class UserState(msgspec.Struct, array_like=True):
             return Change(Verdict.APPLIED)
         weight = limits.weight(event)
         session = hash64(event.session_id) if event.session_id else 0
-        at = self._insert(Interaction(event.item_id, time, weight, session), limits)
+        at = self._insert(Interaction(event.item_id, time, weight, session, event.type), limits)
         others = self.before(at, event.item_id, limits.pair_window) if weight > 0 else ()
         return Change(Verdict.APPLIED, weight, others, self._see(event.item_id, time, limits))
 
