@@ -132,7 +132,7 @@ def build(
         variants, about = judge(  # 3
             encoders["fp32"], others, texts, least=least, progress=lambda count, total: watch("compare with fp32", count, total)
         )
-        serving = choose(variants)
+        serving = choose(variants, least)
         done("compare")
         vectors, centre = encode_catalogue(encoders[serving], texts, watch)  # 4
         done("encode")

@@ -141,9 +141,7 @@ def judge(
         for name, encoder in list(left.items()):
             vectors[name] = np.concatenate([vectors[name], encoder.embed(new, tell)])
             proof = compare(reference, vectors[name])
-            note = (
-                "" if proof.overlap >= least else f"keeps {proof.overlap:.3f} of the fp32 top {TOP} on {proof.texts} texts, {least} needed"
-            )
+            note = "" if proof.overlap >= least else f"keeps less than {least} of the fp32 top {TOP}"
             variants[name] = msgspec.structs.replace(
                 encoder.variant,
                 min_cosine=proof.min_cosine,
