@@ -292,7 +292,7 @@ class BatchConsumer(driver.Consumer):
             OrderError: its predecessor was never handed over.
         """
         await self.app.admit()
-        if not batch.accept():
+        if self.app.failure is not None or not batch.accept():
             return
         self._handling.add(batch)
         try:
@@ -365,10 +365,12 @@ class BatchConsumer(driver.Consumer):
             )
         try:
             if self.app.failure is None and not self._ended:
+                self.app.checkpoint.hurry = True
                 await asyncio.wait_for(self.force_commit(), self.app.drain_s)
         except TimeoutError:
             log.warning("checkpoint_unfinished remedy='records since the last one come again' timeout_s=%g", self.app.drain_s)
         finally:
+            self.app.checkpoint.hurry = False
             self._epoch += 1
             self._close_lanes()
             for table in self.app.checkpoint_tables:
@@ -570,10 +572,11 @@ def run_app(app: BatchApp) -> int:
 
     Replaces `faust.Worker`, which takes over logging, signals and standard output, and sleeps for 1 s at the end.
     """
-    return asyncio.run(_serve(app))
+    return asyncio.run(serve_app(app))
 
 
-async def _serve(app: BatchApp) -> int:
+async def serve_app(app: BatchApp) -> int:
+    """Run a worker in this event loop; see `run_app`."""
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,159 @@
+"""Batches are handed over in order, acknowledged in any order, and committed without a hole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.batch import QUIET_LOGGERS, Batch, BatchApp, BatchConsumer, Lane, OrderError, _round_robin
+from streams.outbox import Outbox
+
+
+def batches(lane: Lane, sizes: list[int]) -> list[Batch]:
+    """Deliver batches of these sizes."""
+    made, offset = [], 0
+    for size in sizes:
+        batch = Batch("events", 0, [SimpleNamespace(offset=offset + number) for number in range(size)], lane)
+        lane.sent += 1
+        lane.batches.append(batch)
+        made.append(batch)
+        offset += size
+    return made
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_commit_never_passes_a_hole(sizes: list[int], random: Any) -> None:
+    """However the acknowledgements come, the offset to commit stands before the first batch that is not done."""
+    lane = Lane()
+    made = batches(lane, sizes)
+    order = list(made)
+    random.shuffle(order)
+    for batch in order:
+        batch.done()
+        batch.done()  # again without harm
+        ahead = [later for later in made if not later.is_done]
+        first = ahead[0].last + 1 - len(ahead[0].records) if ahead else sum(sizes)
+        assert (lane.committable() or (lane.base or 0)) == first
+        if random.random() < 0.5 and lane.committable() is not None:
+            lane.commit(lane.committable() or 0)
+            assert lane.base == first
+    assert lane.committable() in (None, sum(sizes))
+
+
+def test_order() -> None:
+    """A batch whose predecessor never came is refused with an error; one of a closed lane is left out quietly."""
+    lane = Lane()
+    first, second, third = batches(lane, [2, 2, 2])
+    assert first.accept()
+    with pytest.raises(OrderError, match=r"batch 2 of events\[0\], up to offset 5"):
+        third.accept()
+    assert second.accept()
+    assert (second.accepted, third.accepted, second.lost) == (True, False, False)
+    lane.close()
+    assert not third.accept()
+    assert second.lost
+
+
+def test_round_robin() -> None:
+    """A partition with a backlog does not hold up the others; each keeps its order."""
+    chunks = list(_round_robin({"a": range(5), "b": range(1), "c": range(4)}, 2))
+    assert [(tp, list(part)) for tp, part in chunks] == [
+        ("a", [0, 1]),
+        ("b", [0]),
+        ("c", [0, 1]),
+        ("a", [2, 3]),
+        ("c", [2, 3]),
+        ("a", [4]),
+    ]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> BatchApp:
+    """An app that is never started."""
+    outbox = Outbox({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    return BatchApp("group", bootstrap="127.0.0.1:1, 127.0.0.1:2", outbox=outbox, datadir=tmp_path, partitions=4, prefix="p.")
+
+
+def test_app(app: BatchApp) -> None:
+    """The app declares no topic, keeps Faust's loggers quiet, and names changelogs as the contract says."""
+    table = app.checkpoint_table("users", new=list, encode=bytes, decode=list)
+
+    async def handler(batch: Batch) -> None: ...
+
+    app.batch_agent("p.events", handler)
+    app.finalize()
+    assert [str(url) for url in app.conf.broker] == ["kafka://127.0.0.1:1", "kafka://127.0.0.1:2"]
+    assert not app.conf.topic_allow_declare
+    assert {logging.getLogger(name).getEffectiveLevel() for name in QUIET_LOGGERS} == {logging.WARNING}
+    assert table.changelog_topic_name == "p._users-changelog"
+    assert app.batch_topics == {"p.events"}
+    options = dict(table.options or {})
+    assert (options["driver"], options["block_cache_size"], options["write_buffer_size"]) == ("rocksdict", 4 << 20, 4 << 20)
+
+
+def test_web_port_stays_closed(app: BatchApp) -> None:
+    """None of the services that the app starts is a web server, whatever the settings say later (Faust's command line sets them)."""
+    app.conf.web_enabled = True
+    boot: Any = app.boot_strategy
+    assert list(boot.web_server()) == []
+
+
+def test_dirty_rows_hold_reading_back(app: BatchApp) -> None:
+    """At `max_dirty` rows a checkpoint is asked for; at twice as many reading waits until it has taken them."""
+
+    async def run() -> None:
+        asked: list[bool] = []
+
+        async def commit() -> None:
+            asked.append(app.checkpoint.hurry)
+
+        app.max_dirty = 10
+        dirty = SimpleNamespace(dirty=9)
+        app.checkpoint_tables = [dirty]  # type: ignore[list-item]
+        app.consumer = SimpleNamespace(commit=commit)  # type: ignore[assignment]
+        await app.admit()
+        await asyncio.sleep(0)
+        assert asked == []
+        dirty.dirty = 10
+        await app.admit()
+        await asyncio.sleep(0)
+        assert asked == [False]
+        dirty.dirty = 20
+        async with app.checkpoint._lock:  # noqa: SLF001 - a checkpoint under way
+            waiting = asyncio.create_task(app.admit())
+            await asyncio.sleep(0.02)
+            assert not waiting.done()
+            assert app.checkpoint.hurry
+            dirty.dirty = 5
+            await asyncio.wait_for(waiting, 1)
+        assert not app.checkpoint.hurry
+
+    asyncio.run(run())
+
+
+def test_confirm_commits_what_is_known() -> None:
+    """Ownership is proved with an offset that is committed already, or with the first one read: never one further."""
+
+    async def run() -> None:
+        sent: list[dict[Any, int]] = []
+
+        async def commit(offsets: dict[Any, int]) -> bool:
+            sent.append(offsets)
+            return True
+
+        lane = Lane()
+        lane.base = 7
+        for batch in batches(lane, [3]):
+            batch.done()
+        consumer: Any = SimpleNamespace(_lanes={("events", 0): lane}, _commit=commit)
+        assert await BatchConsumer.confirm(consumer)
+        assert sent == [{("events", 0): 7}]
+
+    asyncio.run(run())
