@@ -82,6 +82,10 @@ class Features:
     shares: list[Floats]  # (B, <= RECENT) weight of each in the user vector, divided by its length
     links: Links
 
+    def named(self, name: str, row: int = 0) -> Floats:
+        """(N,) one feature of one user of the batch."""
+        return self.shared[SHARED.index(name)] if name in SHARED else self.personal[PERSONAL.index(name), row]
+
 
 def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
     """(S, N) float32."""

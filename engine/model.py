@@ -33,7 +33,9 @@ STRONGEST = 100
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One list to make. `candidates`: only these, and all of them (also seen ones); `query`: centred unit vector (D,) of a search."""
+    """One list to make. `candidates`: only these, and all of them (also seen ones); `query`: centred unit vector (D,) of a search;
+    `reasons`: say why (half the cost of a long list).
+    """
 
     taste: Taste
     k: int = 10
@@ -43,6 +45,7 @@ class Ask:
     exclude: tuple[str, ...] = ()
     filters: Conditions | None = None
     query: Floats | None = None
+    reasons: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +119,39 @@ class Model:
             scores += weights[:, len(SHARED) + p, None] * part
         return features, weights, scores
 
-    def example(self, taste: Taste, item: int, position: Position) -> Example | None:
-        """What the ranker can learn from this user taking the item with hash64 `item` now; None when it could not have been listed."""
-        at = self.catalogue.index.get(item)
-        if at is None:
-            return None
-        features, _, scores = self.score([taste])
+    def open_for(self, taste: Taste) -> NDArray[np.bool_]:
+        """(N,) what may be listed for this user: open, and not seen."""
         open_ = self.open_to(taste.now)
         open_[self.catalogue.places(taste.seen)] = False
-        if not open_[at]:
-            return None
-        rng = np.random.default_rng(position.offset * 4_096 + position.partition)
+        return open_
+
+    def example(self, taste: Taste, item: int, position: Position) -> Example | None:
+        """What the ranker can learn from this user taking the item with hash64 `item` now; None when it could not have been listed."""
+        return next(iter(self.examples(taste, [item], [position])), None)
+
+    def examples(self, taste: Taste, items: Sequence[int], positions: Sequence[Position]) -> list[Example]:
+        """The same for items that the user took at once, with the `positions` of their events; those that were not open are left out."""
+        index = self.catalogue.index
+        open_ = self.open_for(taste)
+        taken = [(index[item], position) for item, position in zip(items, positions, strict=True) if item in index and open_[index[item]]]
+        if not taken:
+            return []
+        features, _, scores = self.score([taste])
+        situation = int(situations([taste])[0])
         others = np.flatnonzero(open_)
         ranked = np.where(open_, scores[0], -np.inf)
-        strongest = np.argpartition(-ranked, min(STRONGEST, len(others)) - 1)[:STRONGEST]
-        chosen = np.concatenate([rng.choice(strongest, NEGATIVES), rng.choice(others, NEGATIVES)])
-        rows = np.concatenate([[at], chosen[(chosen != at) & open_[chosen]]])
-        x = np.concatenate([features.shared[:, rows], features.personal[:, 0, rows]]).T
-        return Example(*position, int(situations([taste])[0]), np.ascontiguousarray(x, "<f4").tobytes())
+        strongest = np.argpartition(-ranked, min(STRONGEST, len(others)) - 1)[: min(STRONGEST, len(others))]
+        together = {at for at, _ in taken}
+        made = []
+        for at, position in taken:
+            rng = np.random.default_rng(position.offset * 4_096 + position.partition)
+            chosen = np.concatenate(
+                [strongest[rng.integers(0, len(strongest), NEGATIVES)], others[rng.integers(0, len(others), NEGATIVES)]]
+            )
+            rows = [at, *(other for other in chosen.tolist() if other not in together)]
+            x = np.concatenate([features.shared[:, rows], features.personal[:, 0, rows]]).T
+            made.append(Example(*position, situation, np.ascontiguousarray(x, "<f4").tobytes()))
+        return made
 
     def _rank(self, asks: Sequence[Ask]) -> list[Ranking]:
         if not len(self.catalogue):
@@ -150,7 +168,11 @@ class Model:
                 best, unknown = self._best(ask, scores[row], open_), []
             else:
                 best, unknown = self._rerank(ask, ask.candidates, scores[row])
-            chosen = reasons_of(self.catalogue, features, weights[row], row, best, extra)
+            chosen: Sequence[tuple[float, tuple[Reason, ...]]]
+            if ask.reasons:
+                chosen = reasons_of(self.catalogue, features, weights[row], row, best, extra)
+            else:
+                chosen = [(score, ()) for score in scores[row, best].tolist()]
             items = [Ranked(self.catalogue.item_id(at), score, reasons) for at, (score, reasons) in zip(best, chosen, strict=True)]
             items += _unknown(unknown, items)
             note = "" if items else "no usable candidate" if ask.candidates is not None else "nothing may be listed"

@@ -190,14 +190,33 @@ def demo(
 @app.command()
 def evaluate(
     dataset: DataSet,
-    wanted: Annotated[int, typer.Option("--evaluate", help="cases per table, about", min=1)] = 6000,
+    context: typer.Context,
+    wanted: Annotated[int, typer.Option("--evaluate", help="cases per table, about; a large number asks them all", min=1)] = 6000,
+    table: Annotated[str, typer.Option(help="next, session or both")] = "both",
     predictions: Annotated[Path | None, typer.Option(help="file for each list (top 100), one JSON object a line")] = None,
     json: Annotated[Path | None, typer.Option(help="file for the figures")] = None,
+    registry: Annotated[str | None, typer.Option(help="where generations are, instead of the setting")] = None,
+    generation: Annotated[str | None, typer.Option(help="a generation's id; the newest if none")] = None,
     types: Types = None,
 ) -> None:
     """Test-then-train over a data set: figures per channel and for the list."""
-    run = late("engine.evaluate").main
-    raise typer.Exit(run(folder_of(dataset), wanted=wanted, predictions=predictions, json=json, types=mapping_of(types)))
+    from engine.protocol import TABLES
+
+    tables = [t for t in TABLES if table in (t, "both")]
+    if not tables:
+        raise BadSettings([Problem("table", "bad_choice", repr(table), "next, session or both", "choose one of them")])
+    settings = settings_of(context)
+    late("streams.evaluation").main(
+        folder_of(dataset),
+        registry=registry or settings.registry,
+        cache=settings.registry_cache,
+        tables=tables,
+        wanted=wanted,
+        predictions=predictions,
+        json_file=json,
+        types=mapping_of(types),
+        generation=generation,
+    )
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

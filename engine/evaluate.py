@@ -1,0 +1,250 @@
+"""Test-then-train over a data set through the functions that serve live: a list before each target is revealed, then learning.
+
+It decides no order (`engine.protocol`) and computes no figures (`engine.figures`). Nothing looks ahead: everything here depends on the rows
+so far only, also sampling and the times at which neighbours are published, so the lists of a stream cut short are those of the whole one.
+In the table `session` what others learn of a session waits until half an hour after its last row: before that nobody can know it has ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.catalogue import Floats
+from engine.dataset import Dataset, Row
+from engine.features import Taste, taste_of
+from engine.figures import Figures, coverage, summary
+from engine.item import Decay, ItemState, rank_weights
+from engine.learning import learns_from
+from engine.model import Ask as Wish
+from engine.model import Model
+from engine.partition import hash64, item_key
+from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
+from engine.records import Event
+from engine.stats import Neighbours, counts_of
+from engine.user import Change, Limits, Position, UserState
+
+LISTED = 100
+"""Length of a list that is written down."""
+SESSION_EXAMPLES = 4
+"""Most items of one session that the ranker learns from: they share their features, so more of them say little new."""
+CHANNELS: Mapping[str, str] = {"text": "text", "popularity": "popular", "trending": "trending", "together": "together", "new": "new"}
+"""Channel -> the feature that alone orders its list."""
+RANDOM = "random"
+LATEST_MS = 1 << 53
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was listed for a case before its target was revealed; `ranks`: channel -> rank of the target, None where it was not open;
+    `unused`: nobody had used the target.
+    """
+
+    case: Case
+    items: tuple[str, ...]
+    ranks: Mapping[str, int | None]
+    unused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """A session that was learned by its user and waits to be learned by the others. `targets`: rows the ranker may learn from, with their
+    numbers in the stream.
+    """
+
+    ends: float  # s
+    taste: Taste
+    targets: tuple[tuple[int, Row], ...]
+    changes: tuple[tuple[Row, Change], ...]
+
+
+@dataclass
+class Evaluation:
+    """State of one run over one table: users' and items' rows, and the model that all workers would share.
+
+    `vectors` (I, D) float32: centred unit rows, zeros for an item without one.
+    """
+
+    dataset: Dataset
+    vectors: Floats
+    limits: Limits = field(default_factory=Limits)
+    decay: Decay = field(default_factory=Decay)
+
+    def __post_init__(self) -> None:
+        self.model = Model(self.vectors.shape[1], self.decay)
+        self.keys = [item_key(item.item_id) for item in self.dataset.items]
+        for item in self.dataset.items:
+            self.model.catalogue.put(item)
+        with_vector = np.flatnonzero(self.vectors.any(1)).tolist()
+        self.model.catalogue.put_vectors([self.keys[n] for n in with_vector], self.vectors[with_vector])
+        self.users: dict[str, UserState] = {}
+        self.rows = [ItemState() for _ in self.keys]
+        self.steps = rank_weights(self.decay, self.limits.pair_window)
+        self.waiting: deque[_Session] = deque()
+        self.used: set[int] = set()
+        self.events = 0
+        self.learned = 0
+
+    def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent) -> Iterator[Answer]:
+        """Run the protocol over the stream; gives each list as it is made."""
+        rows = stream(self.dataset)
+        for step in operations(rows, table, wanted):
+            if isinstance(step, Ask):
+                self._learn_until(step.case.time)
+                yield self.answer(step.case)
+                continue
+            if table == "next":
+                self.learn(step.events[0])
+            else:
+                self._learn_until(step.events[-1].time)
+                self._hold(step.events)
+            self.used.update(row.item for row in step.events)
+            progress(self.events, len(rows))
+
+    def answer(self, case: Case) -> Answer:
+        """List for a case, and each channel's rank of its target; changes nothing."""
+        taste = taste_of(self.users.get(case.user), round(case.time * 1000))
+        with self._peek(taste):
+            ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
+            features, _, _ = self.model.score([taste])
+        open_ = self.model.open_for(taste)
+        draw = np.random.default_rng(hash64(case.id)).random(len(open_))
+        ranks: dict[str, int | None] = {}
+        for name in (*CHANNELS, RANDOM):
+            score = draw if name == RANDOM else features.named(CHANNELS[name])
+            ranks[name] = _rank(score, open_, case.target, draw)
+        return Answer(case, tuple(one.item_id for one in ranking.items), ranks, case.target not in self.used)
+
+    def learn(self, row: Row) -> None:
+        """Learn one event as a worker does: first the ranker with everything as it was before, then the user's row, then the items'."""
+        self.events += 1
+        state = self.users.get(row.user)
+        if state is not None and state.events and self.keys[row.item] not in state.seen and self._chosen(self.events):
+            self._example(taste_of(state, round(row.time * 1000)), [(self.events, row)])
+        self._count(row, self._apply(row, self.events))
+
+    def _hold(self, session: Sequence[Row]) -> None:
+        """Learn a session into its user's row, and keep the rest for later."""
+        state = self.users.get(session[0].user)
+        taste = taste_of(state, round(session[0].time * 1000))
+        known = set() if state is None else set(state.seen)
+        fresh: dict[int, tuple[int, Row]] = {}
+        changes = []
+        for row in session:
+            self.events += 1
+            if state is not None and self.keys[row.item] not in known and self._chosen(self.events):
+                fresh.setdefault(row.item, (self.events, row))
+            changes.append((row, self._apply(row, self.events)))
+        targets = sorted(fresh.values(), key=lambda one: (one[1].tie, one[0]))[:SESSION_EXAMPLES]
+        self.waiting.append(_Session(session[-1].time, taste, tuple(targets), tuple(changes)))
+
+    def _learn_until(self, time: float) -> None:
+        """Learn the sessions that surely ended before `time` (s)."""
+        while self.waiting and self.waiting[0].ends + GAP_S <= time:
+            session = self.waiting.popleft()
+            if session.targets:
+                self._example(session.taste, session.targets)
+            for row, change in session.changes:
+                self._count(row, change)
+
+    def _chosen(self, number: int) -> bool:
+        return learns_from(hash64(str(number)), number)
+
+    def _example(self, taste: Taste, targets: Sequence[tuple[int, Row]]) -> None:
+        self._publish(taste)
+        positions = [Position("events", 1, 0, number) for number, _ in targets]
+        for example in self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions):
+            self.model.ranker.learn(example.matrix(), example.situation)
+            self.learned += 1
+
+    def _apply(self, row: Row, number: int) -> Change:
+        """The user's own row."""
+        state = self.users.get(row.user)
+        if state is None:
+            state = self.users[row.user] = UserState()
+        event = Event(
+            event_id=str(number),
+            type=row.type,
+            user_id=row.user,
+            timestamp=round(row.time * 1000),
+            item_id=row.item_id,
+            session_id=row.session or None,
+            value=row.rating,
+        )
+        return state.apply(event, Position("events", 1, 0, number), self.limits, LATEST_MS)
+
+    def _count(self, row: Row, change: Change) -> None:
+        """The items' rows, and the counts that all workers read."""
+        if change.weight <= 0:
+            return
+        time, own = round(row.time * 1000), self.rows[row.item]
+        own.use(time, self.decay)
+        others = tuple(item_key(other.item_id) for other in change.others)
+        own.pair(others, self.steps, own.pair_scale(time, self.decay), self.decay)
+        index = self.dataset.index
+        for other, step in zip(change.others, self.steps, strict=False):
+            theirs = self.rows[index[other.item_id]]
+            theirs.pair((self.keys[row.item],), (step,), theirs.pair_scale(time, self.decay), self.decay)
+        self.model.stats.put(counts_of(self.keys[row.item], own))
+
+    def _stale(self, taste: Taste) -> Iterator[tuple[int, ItemState]]:
+        for at in self.model.catalogue.places(taste.recent):
+            if self.rows[at].worth_publishing():
+                yield at, self.rows[at]
+
+    def _publish(self, taste: Taste) -> None:
+        """Publish the neighbours that an example is about to read, where a worker would have done so by now."""
+        for at, row in self._stale(taste):
+            self.model.stats.neighbours[at] = self.model.stats.choose(row.pairs, row.pair_time)
+            row.published_mass = row.mass
+
+    @contextmanager
+    def _peek(self, taste: Taste) -> Iterator[None]:
+        """The same for a list, and back afterwards: which lists are asked for must not change what is learned."""
+        stats = self.model.stats
+        before: dict[int, Neighbours] = {}
+        for at, row in self._stale(taste):
+            before[at] = stats.of(at)
+            stats.neighbours[at] = stats.choose(row.pairs, row.pair_time)
+        yield
+        stats.neighbours.update(before)
+
+
+def _rank(score: Any, open_: Any, target: int, draw: Any) -> int | None:
+    """Rank of `target` among what is open, from 0, equal scores by chance."""
+    if not open_[target]:
+        return None
+    own = score[target]
+    before = (score > own) | ((score == own) & (draw > draw[target]))
+    return int((before & open_).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class TableFigures:
+    """Figures of one table, as `protocol.py score` prints them for the list; channels have no lists of their own, so no coverage."""
+
+    list: Figures
+    channels: Mapping[str, Figures]
+    random: Figures
+
+
+def figures_of(dataset: Dataset, answers: Sequence[Answer]) -> TableFigures:
+    """Sum up the answers of one table."""
+    cases = [a.case for a in answers]
+    unused = {a.case.id for a in answers if a.unused}
+    names = [dataset.items[a.case.target].item_id for a in answers]
+    listed = {a.case.id: a.items.index(name) if name in a.items else None for a, name in zip(answers, names, strict=True)}
+    shown = coverage((a.items for a in answers), len(dataset.items))
+    channels = {name: summary(cases, {a.case.id: a.ranks[name] for a in answers}, unused) for name in (*CHANNELS, RANDOM)}
+    by_chance = channels.pop(RANDOM)
+    return TableFigures({**summary(cases, listed, unused), "missing": 0, "coverage": shown}, channels, by_chance)
