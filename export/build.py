@@ -25,7 +25,7 @@ from engine.records import Item
 from engine.registry import Registry
 from engine.text import DEFAULT, Template, item_text, text_hash
 from export.checkpoint import read_checkpoint
-from export.fidelity import LEAST_OVERLAP, choose, judge
+from export.fidelity import CALIBRATION, LEAST_OVERLAP, choose, judge, sample_of
 from export.onnx import export_fp32
 from export.quantize import Preset, cpu_flags, presets, quantize
 
@@ -109,13 +109,14 @@ def build(
         graph = export_fp32(source, graphs)  # 1
         done("export")
         forms = {"fp32": (graph, Variant(bytes=graph.stat().st_size))}
+        tokenizer = open_tokenizer(graphs / TOKENIZER, budget)
+        seen = [tokenizer.encode(text).ids for text in sample_of(texts, CALIBRATION, seed=1)] or [tokenizer.encode("").ids]
         kinds = presets(cpu_flags()) if tried is None else tried
         for n, preset in enumerate(kinds):  # 2
             watch("quantize", n, len(kinds))
-            path = quantize(graph, preset, graphs)
+            path = quantize(graph, preset, graphs, seen)
             forms[preset.name] = (path, preset.variant(path.stat().st_size))
         done("quantize")
-        tokenizer = open_tokenizer(graphs / TOKENIZER, budget)
         encoders = {
             name: Encoder.start(
                 path,
@@ -129,12 +130,13 @@ def build(
             for name, (path, variant) in forms.items()
         }
         others = {name: encoder for name, encoder in encoders.items() if name != "fp32"}
-        variants, about = judge(  # 3
+        judged = judge(  # 3
             encoders["fp32"], others, texts, least=least, progress=lambda count, total: watch("compare with fp32", count, total)
         )
+        variants = judged.variants
         serving = choose(variants, least)
         done("compare")
-        vectors, centre = encode_catalogue(encoders[serving], texts, watch)  # 4
+        vectors, centre = encode_catalogue(encoders[serving], texts, watch, judged.rows.get(serving))  # 4
         done("encode")
         watch("publish", 0, 0)
         for name in dict.fromkeys(("fp32", serving)):
@@ -156,7 +158,7 @@ def build(
             items=len(texts),
             variants=variants,
             serving=serving,
-            metrics={"fidelity": about},
+            metrics={"fidelity": judged.about},
             verdict=_verdict(serving, variants),
             offsets={topic: list(o) for topic, o in (offsets or {}).items()},
             made_with=_made_with(encoders[serving].provider),
@@ -170,23 +172,28 @@ def build(
 
 
 def encode_catalogue(
-    encoder: Encoder, texts: Sequence[str], watch: Watch = unwatched
+    encoder: Encoder, texts: Sequence[str], watch: Watch = unwatched, known: Mapping[str, NDArray[np.float32]] | None = None
 ) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
-    """Encode the texts of a catalogue, each different text once.
+    """Encode the texts of a catalogue, each different text once, and those not at all whose (D,) row, not centred, is `known`.
 
     Returns:
         (N, D) float16 centred unit rows, and the centre, (D,) float32, which is None for fewer than two texts.
     """
     places: dict[str, int] = {}
     rows = [places.setdefault(text, len(places)) for text in texts]
-    told = 0
+    known = known or {}
+    new = [text for text in places if text not in known]
+    told = len(places) - len(new)
+    watch("encode the catalogue", told, len(places))
 
     def tell(count: int) -> None:
         nonlocal told
         told += count
         watch("encode the catalogue", told, len(places))
 
-    raw = encoder.embed(list(places), tell)[rows] if texts else np.zeros((0, encoder.dims), np.float32)
+    made = dict(zip(new, encoder.embed(new, tell), strict=True))
+    different = np.array([known[text] if text in known else made[text] for text in places], np.float32).reshape(-1, encoder.dims)
+    raw = different[rows]
     centre = raw.mean(axis=0, dtype=np.float64).astype(np.float32) if len(places) > 1 else None
     return centre_rows(raw, centre).astype(np.float16), centre
 

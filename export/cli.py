@@ -53,6 +53,7 @@ def export(
             raise ArtefactError("bad_precision", precision, "auto or fp32", "choose one of them")
         items = read_catalogue(catalogue, console) if catalogue else []
         with _bars(console) as bars:
+            stages = _Stages(bars)
             built = build(
                 checkpoint or default_checkpoint(),
                 items,
@@ -62,8 +63,9 @@ def export(
                 tried=presets(cpu_flags()) if precision == "auto" else (),
                 least=least_overlap,
                 parent=parent,
-                watch=_Stages(bars),
+                watch=stages,
             )
+            stages.finish()
     except HeadwaterError as error:
         console.print(f"[red]error[/] {error.code}: found {error.found}, expected {error.expected}", highlight=False, soft_wrap=True)
         console.print(f"      {error.remedy}", highlight=False, soft_wrap=True)
@@ -125,10 +127,16 @@ class _Stages:
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
         if stage not in self._tasks:
-            for task in self._tasks.values():
-                self._bars.update(task, total=1, completed=1)
+            self.finish()
             self._tasks[stage] = self._bars.add_task(stage, total=None)
         self._bars.update(self._tasks[stage], completed=done, total=total or None)
+
+    def finish(self) -> None:
+        """Show every stage begun so far as done."""
+        for task in self._bars.tasks:
+            if not task.finished:
+                total = task.total or 1
+                self._bars.update(task.id, total=total, completed=total)
 
 
 def _bars(console: Console) -> Progress:

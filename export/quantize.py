@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from engine.errors import ArtefactError, shorten
 from engine.manifest import Variant
 from export.onnx import quiet, require_extra
+from export.rowwise import quantize_rowwise
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """Flags of x64 CPUs that multiply u8 by s8 without saturating."""
@@ -22,18 +23,22 @@ _X64 = ("x86_64", "amd64")
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One way to quantize. ``reduce_range``: weights of 7 bits, so that pairs of products fit into 16 bits without VNNI."""
+    """One way to quantize.
+
+    ``reduce_range``: weights of 7 bits, so that pairs of products fit into 16 bits without VNNI; ``rowwise``: see `export.rowwise`.
+    """
 
     name: str
     operators: tuple[str, ...]
     per_channel: bool
     reduce_range: bool
+    rowwise: bool = False
 
     def variant(self, size: int) -> Variant:
         """What a manifest says of it before it is measured; `size` in bytes."""
         how: dict[str, Any] = {"mode": "dynamic", **asdict(self), "operators": list(self.operators)}
-        # One scale for all activations of a call: texts must not share one (microsoft/onnxruntime #10111).
-        return Variant(precision="int8", batching="single", quantization=how, bytes=size)
+        # With one scale for all activations of a call, texts must not share a call (microsoft/onnxruntime #10111).
+        return Variant(precision="int8", batching="equal_length" if self.rowwise else "single", quantization=how, bytes=size)
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -52,25 +57,30 @@ def presets(flags: Collection[str], machine: str | None = None) -> tuple[Preset,
     Without VNNI u8 × s8 saturates on x64 (microsoft/onnxruntime #6004, #14642): there the weights keep 7 bits.
 
     >>> [p.reduce_range for p in presets({"avx2"}, "x86_64")], [p.reduce_range for p in presets({"avx512_vnni"}, "x86_64")]
-    ([True, True, True], [False, False, False])
+    ([True, True, True, True], [False, False, False, False])
     """
     narrow = (machine or platform.machine()).lower() in _X64 and not VNNI & set(flags)
     return (
         Preset("int8-full", FULL, per_channel=False, reduce_range=narrow),
         Preset("int8-full-per-channel", FULL, per_channel=True, reduce_range=narrow),
         Preset("int8-matmul-per-channel", MATMUL, per_channel=True, reduce_range=narrow),
+        Preset("int8-rowwise", MATMUL, per_channel=True, reduce_range=narrow, rowwise=True),
     )
 
 
-def quantize(graph: Path, preset: Preset, folder: Path) -> Path:
+def quantize(graph: Path, preset: Preset, folder: Path, token_ids: Sequence[Sequence[int]] = ()) -> Path:
     """Write a quantized form of a plain fp32 graph (not of an optimized one: huggingface/optimum #2186) and give its path.
 
-    Products of two activations stay fp32: they have no weights to shrink, and each would add two roundings.
+    Products of two activations stay fp32: they have no weights to shrink, and each would add two roundings. `token_ids` are tokens of some
+    texts of the catalogue, which a row-wise form looks at, and others do not need.
 
     Raises:
         ArtefactError: the export extra is missing, or Optimum cannot quantize the graph.
     """
     require_extra()
+    path = folder / f"{graph.stem}_{preset.name}.onnx"
+    if preset.rowwise:
+        return quantize_rowwise(graph, token_ids, path, reduce_range=preset.reduce_range)
     from onnxruntime.quantization import QuantFormat, QuantizationMode, QuantType  # noqa: PLC0415
     from optimum.onnxruntime import ORTQuantizer  # noqa: PLC0415
     from optimum.onnxruntime.configuration import QuantizationConfig  # noqa: PLC0415
@@ -92,7 +102,7 @@ def quantize(graph: Path, preset: Preset, folder: Path) -> Path:
     except Exception as error:  # Optimum and ONNX Runtime share no class of errors
         found = f"{preset.name}: {type(error).__name__}: {shorten(str(error), 300)}"
         raise ArtefactError("quantize_failed", found, "a plain fp32 graph", "serve fp32") from error
-    return folder / f"{graph.stem}_{preset.name}.onnx"
+    return path
 
 
 def _weightless(graph: Path) -> list[str]:

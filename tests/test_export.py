@@ -28,7 +28,8 @@ from export.build import build, encode_catalogue, probe_rows
 from export.checkpoint import read_checkpoint
 from export.cli import export_command, read_catalogue
 from export.fidelity import FEWEST, choose, compare, judge, sample_of
-from export.quantize import Preset, cpu_flags, presets
+from export.onnx import export_fp32
+from export.quantize import Preset, cpu_flags, presets, quantize
 from tests import tiny_bert
 
 for needed in ("torch", "transformers", "optimum.exporters.onnx", "onnx"):
@@ -221,7 +222,43 @@ def test_presets_follow_the_cpu() -> None:
         ({"asimddp"}, "aarch64", False),
     ]:
         assert {p.reduce_range for p in presets(flags, machine)} == {narrow}
-    assert all(p.variant(1).batching == "single" for p in presets({"avx2"}))
+    assert all(p.variant(1).batching == ("equal_length" if p.rowwise else "single") for p in presets({"avx2"}))
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_rowwise_int8_is_near_and_independent(checkpoint: Path, tmp_path: Path, reduce_range: bool) -> None:
+    """A row-wise int8 form is near fp32, and a text's vector is bit for bit the same alone and beside texts with other ranges."""
+    graph = export_fp32(read_checkpoint(checkpoint), tmp_path)
+    tokenizer = open_tokenizer(tmp_path / TOKENIZER, 24)
+    texts = tiny_bert.texts(200)
+    preset = Preset("rowwise", ("MatMul",), per_channel=True, reduce_range=reduce_range, rowwise=True)
+    path = quantize(graph, preset, tmp_path, [tokenizer.encode(t).ids for t in texts[:16]])
+    fp32, int8 = (
+        Encoder.start(p, tokenizer, v, pooling="mean", dims=tiny_bert.DIMS, providers=[CPU])
+        for p, v in ((graph, Variant()), (path, preset.variant(1)))
+    )
+    together = int8.embed(texts)
+    np.testing.assert_array_equal(together, np.concatenate([int8.embed([t]) for t in texts]))
+    proof = compare(fp32.embed(texts), together)
+    assert not np.array_equal(fp32.embed(texts), together)
+    assert proof.min_cosine > (0.97 if reduce_range else 0.99)
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert kinds.count("MatMulIntegerToFloat") == 2 * 5  # of two layers: query, key, value, output, and the widening half of the network
+
+
+def test_known_rows_are_not_made_again(exported: tuple[Generation, list[Item]]) -> None:
+    """Rows from the comparison are used as they are; the rest is encoded, and all stand in the order of the texts."""
+    encoder = exported[0].encoder(providers=[CPU])
+    texts = ["kaba", "lodo", "mife", "kaba"]
+    expected, centre = encode_catalogue(encoder, texts)
+    known = dict(zip(texts[1:3], encoder.embed(texts[1:3]), strict=True))
+    rows, again = encode_catalogue(encoder, texts, known=known)
+    np.testing.assert_array_equal(rows, expected)
+    assert centre is not None
+    assert again is not None
+    np.testing.assert_array_equal(again, centre)
 
 
 def test_cpu_flags_of_a_machine_that_tells_nothing(tmp_path: Path) -> None:
@@ -274,18 +311,20 @@ def test_a_failed_variant_gets_no_second_look(tmp_path: Path) -> None:
         path = tmp_path / f"{len(encoders)}.onnx"
         encoders.append(Encoder.start(path, tokenizer, Variant(), pooling="mean", dims=tiny_bert.DIMS, providers=[CPU]))
     told: list[tuple[int, int]] = []
-    found, about = judge(
+    judged = judge(
         encoders[0],
         {"other": encoders[1], "same": encoders[2]},
         tiny_bert.texts(400),
         progress=lambda done, total: told.append((done, total)),
     )
+    found = judged.variants
     assert (found["other"].compared, found["same"].compared) == (256, 400)
     assert found["other"].note
     assert not found["same"].note
     assert found["same"].overlap == 1.0
     assert told[-1] == (256 * 3 + 144 * 2, 256 * 3 + 144 * 2)
-    assert about["compared"] == 400
+    assert judged.about["compared"] == 400
+    assert len(judged.rows["fp32"]) == 400
 
 
 @given(st.lists(st.text(max_size=3), max_size=30), st.integers(0, 10))
