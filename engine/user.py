@@ -196,6 +196,15 @@ class UserState(msgspec.Struct, array_like=True):
         return first
 
 
+def user_key(record_key: bytes) -> bytes:
+    """The key of a user's row; the letter keeps it apart from a table's internal rows, whatever an id begins with.
+
+    >>> user_key(b"u1")
+    b'uu1'
+    """
+    return b"u" + record_key
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(UserState)
 _PREFIX = bytes([FORMAT])

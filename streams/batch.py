@@ -7,7 +7,7 @@ output. Here one Faust message stands for up to `batch_size` records of one part
 * `BatchSchema.compile` (serializers/schemas.py): no decoding, the records go to the handler as they were fetched.
 * `BatchConsumer.getmany` (transport/consumer.py): one message per chunk of records; nothing fetched before a seek is delivered after it.
 * `BatchConsumer.perform_seek` (transport/consumer.py): forget what was delivered; nothing flows until `resume_flow`; partitions without a
-  commit are sought too.
+  commit are sought too; recovered changelogs leave the fetch requests.
 * `BatchConsumer.force_commit` (transport/consumer.py): a commit is a checkpoint.
 * `BatchConsumer.wait_empty` (transport/consumer.py): before a rebalance and at the end, finish batches, checkpoint, let go of the rows.
 * `BatchConsumer.on_buffer_full` (transport/consumer.py): a full queue makes the reader wait, without a pause of 1 s.
@@ -260,6 +260,18 @@ class BatchConsumer(driver.Consumer):
         """
         self.stop_flow()
         await self._seek_committed()
+        await self._rest_changelogs()
+
+    async def _rest_changelogs(self) -> None:
+        """Take the recovered changelogs out of the fetch requests: Faust only filters what comes of them.
+
+        aiokafka knows no fetch sessions (KIP-227): each request and response, 300/s at 300 events/s, lists every partition. A new assignment
+        begins with all partitions active again.
+        """
+        standby = self.app.assignor.assigned_standbys()
+        rest = [TopicPartition(tp.topic, tp.partition) for tp in self.assignment() if self._is_changelog_tp(tp) and tp not in standby]
+        if rest:
+            await self._thread.call_thread(self._thread._ensure_consumer().pause, *rest)  # noqa: SLF001 - no other way to aiokafka
 
     async def _rewind(self) -> None:
         """Undo a fetch whose records can't be delivered any more."""

@@ -23,6 +23,8 @@ EVERY = 100
 app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+generations_app = typer.Typer(help="The generations of the model.", no_args_is_help=True)
+app.add_typer(generations_app, name="generations")
 
 DataSet = Annotated[str, typer.Argument(help="a data-set folder, or the name of one in data/")]
 Broker = Annotated[str | None, typer.Option(help="kafka://host:port, instead of the setting")]
@@ -116,6 +118,35 @@ def check_topics(context: typer.Context, broker: Broker = None) -> None:
     print(f"all topics are there, N = {topics.count(client, settings)}")
 
 
+@generations_app.command("list")
+def list_generations(context: typer.Context) -> None:
+    """Print what the registry holds, oldest first."""
+    from engine.registry import Registry
+
+    settings = settings_of(context)
+    registry = Registry(settings.registry, settings.registry_cache)
+    for manifest in map(registry.manifest, registry.ids()):
+        print(f"{manifest.id}  {manifest.serving}  {manifest.items} items  {manifest.dims} dimensions  parent {manifest.parent or 'none'}")
+
+
+@generations_app.command("activate")
+def activate_generation(
+    context: typer.Context,
+    generation: Annotated[str | None, typer.Argument(help="its id; the newest in the registry if none")] = None,
+    reason: Annotated[str, typer.Option(help="why, for the record")] = "",
+    broker: Broker = None,
+) -> None:
+    """Announce a generation as the active one; workers verify it and switch."""
+    from time import time
+
+    from streams.generations import activate
+
+    manifest = activate(
+        settings_of(context, broker), generation, by="headwater generations activate", reason=reason, at_ms=round(time() * 1000)
+    )
+    print(f"announced {manifest.id}")
+
+
 @app.command("replay")
 def replay_data_set(
     context: typer.Context,
@@ -173,9 +204,16 @@ def bar(what: str) -> Iterator[Any]:
 
 
 @app.command()
-def worker(context: typer.Context) -> None:
+def worker(
+    context: typer.Context,
+    accept_new_logs: Annotated[
+        bool, typer.Option(help="go on although a source topic was made anew: its old offsets mean nothing")
+    ] = False,
+    lists: Annotated[bool, typer.Option(help="make lists; --no-lists keeps state only")] = True,
+) -> None:
     """Run a worker until it is told to stop."""
-    raise typer.Exit(late("streams.worker").main(settings_of(context)))
+    run = late("streams.worker").main
+    raise typer.Exit(run(settings_of(context), accept_new_logs=accept_new_logs, lists=lists))
 
 
 @app.command()
@@ -234,6 +272,7 @@ def bench(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command; what went wrong is said on standard error in words, with 2 for wrong settings and 1 for the rest."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported: its threads would wait for each other on a busy machine
     try:
         app()
     except BadSettings as error:

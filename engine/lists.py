@@ -1,0 +1,79 @@
+"""A list as it goes over the wire (contract: recommendations and responses). Not how it is made (`engine.model`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from engine.model import Ranked, Ranking
+from engine.user import Position
+
+RECOMMENDATION = b"headwater.recommendation.v1"
+RESPONSE = b"headwater.response.v1"
+DIGITS = 6  # of a score: parts that are rounded so still add up within 1e-5
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What a list was made for: an event, a request, or a change of the user. `timestamp` in ms; `position` of the record."""
+
+    kind: str
+    id: str
+    timestamp: int
+    position: Position
+
+
+def list_id(position: Position, surface: str, generation: str) -> str:
+    """A list made again from the same record, for the same surface and generation, has the same id.
+
+    >>> list_id(Position("events", 1, 3, 90211), "home", "g-000042")
+    '1b9ec4dda6e64a7a3a6f3bd7e3d3c6ef'
+    """
+    text = f"{position.source}/{position.epoch}/{position.partition}/{position.offset}/{surface}/{generation}"
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def encode_list(
+    ranking: Ranking,
+    *,
+    user_id: str,
+    surface: str,
+    trigger: Trigger,
+    applied: Mapping[str, tuple[int, int]],
+    generated_at: int,
+    valid_until: int,
+    extra: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The JSON of a list. `applied`: source topic -> (partition, offset); times in ms; `extra`: further fields, `request_id` say."""
+    body: dict[str, Any] = {
+        "list_id": list_id(trigger.position, surface, ranking.generation),
+        "user_id": user_id,
+        "surface": surface,
+        "generated_at": generated_at,
+        "valid_until": valid_until,
+        "trigger": {"kind": trigger.kind, f"{trigger.kind}_id": trigger.id, "timestamp": trigger.timestamp},
+        "applied": applied,
+        "generation": ranking.generation,
+        "items": [_item(rank, one) for rank, one in enumerate(ranking.items)],
+    }
+    if ranking.note:
+        body["note"] = ranking.note
+    if extra:
+        body.update(extra)
+    return _encoder.encode(body)
+
+
+def _item(rank: int, one: Ranked) -> dict[str, Any]:
+    reasons = [
+        {"kind": r.kind, "weight": round(r.weight, DIGITS)}
+        if r.item_id is None
+        else {"kind": r.kind, "item_id": r.item_id, "weight": round(r.weight, DIGITS)}
+        for r in one.reasons
+    ]
+    return {"item_id": one.item_id, "rank": rank, "score": round(one.score, DIGITS), "propensity": 1.0, "reasons": reasons}

@@ -1,0 +1,109 @@
+"""Reads what every worker needs (items, rules, generations, statistics, vectors, weights), without a consumer group, from the beginning.
+
+A thread polls librdkafka and hands batches to the event loop. `caught_up` is the readiness barrier: it is set once every partition was read
+to its end. No list is made before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from engine.errors import BrokerError, TopicError
+from streams.logs import logger
+
+POLL_S = 0.1
+MOST = 2_000
+"""Records in one hand-over: at 10-20 µs each the engine's thread is busy for 20-40 ms while it catches up."""
+TIMEOUT_S = 20.0
+
+log = logger(__name__)
+Apply = Callable[[Sequence[Message]], Coroutine[Any, Any, None]]
+
+
+class Broadcast:
+    """A group-less reader of compacted topics.
+
+    Args:
+        config: librdkafka's settings.
+        topics: full topic names.
+        apply: awaited in the event loop with each batch, in order.
+    """
+
+    def __init__(self, config: Mapping[str, Any], topics: Sequence[str], apply: Apply) -> None:
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": "headwater-broadcast",  # required by librdkafka; never joined, nothing is committed
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
+                "queued.max.messages.kbytes": 65_536,
+            }
+        )
+        self._topics = topics
+        self._apply = apply
+        self._stopping = threading.Event()
+        self._left: set[tuple[str, int]] = set()
+        self.caught_up = asyncio.Event()
+        self.failure: BaseException | None = None
+        self.records = 0
+
+    def start(self) -> None:
+        """Begin to read.
+
+        Raises:
+            TopicError: a topic is missing.
+            BrokerError: the broker does not answer.
+        """
+        metadata = self._consumer.list_topics(timeout=TIMEOUT_S).topics
+        missing = [name for name in self._topics if name not in metadata or metadata[name].error is not None]
+        if missing:
+            raise TopicError(
+                "missing_topic", f"no topic {', '.join(missing)}", "topics that all workers read", "run `headwater topics create`"
+            )
+        places = [TopicPartition(name, p, OFFSET_BEGINNING) for name in self._topics for p in metadata[name].partitions]
+        self._left = {(place.topic, place.partition) for place in places}
+        self._consumer.assign(places)
+        loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._read, args=(loop,), name="broadcast", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self._stopping.set()
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while not self._stopping.is_set():
+                messages, ended = [], []
+                for message in self._consumer.consume(MOST, POLL_S):
+                    error = message.error()
+                    if error is None:
+                        messages.append(message)
+                    elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's name
+                        ended.append((message.topic(), message.partition()))
+                    elif not error.retriable() and error.fatal():
+                        raise BrokerError(
+                            "broadcast_failed", error.str(), "a readable topic", "look at the broker and the rights", retryable=True
+                        )
+                    else:
+                        log.warning("broadcast_error", error=error.str())
+                if messages:
+                    asyncio.run_coroutine_threadsafe(self._apply(messages), loop).result()
+                    self.records += len(messages)
+                if ended and self._left:
+                    self._left.difference_update(ended)
+                    if not self._left:
+                        loop.call_soon_threadsafe(self.caught_up.set)
+        except BaseException as error:  # noqa: BLE001 - told to the worker, which stops
+            self.failure = error
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.caught_up.set)
+        finally:
+            self._consumer.close()

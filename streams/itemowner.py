@@ -1,0 +1,172 @@
+"""Counts what happens to items and publishes it for all workers. The agent of `_pairs`; each item belongs to one partition.
+
+Deltas carry the position of the event they come from, and a row drops those that are not newer: an event counts once however often it is
+delivered. Neighbours are published when an item's counts have grown by some percent, counts whenever they changed, so many at a time that the
+engine's thread is never busy with them for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from engine.item import Decay, ItemState, PairBatch, rank_weights
+from engine.model import Model
+from engine.stats import Counts, NeighbourList, counts_of
+from streams.batch import Batch
+from streams.engine_thread import EngineThread
+from streams.epochs import Epochs
+from streams.metrics import Metrics
+from streams.outbox import Outbox
+from streams.table import CheckpointTable, NotOwnedError
+
+COUNTS, NEIGHBOURS = b"c", b"n"
+"""Last byte of a key of `_item_stats`; before it the key of the item's row."""
+TICK_S = 0.25
+PER_TICK = 120
+"""Neighbour lists chosen in one tick: at 50 µs each 6 ms, in pieces of 20."""
+PIECE = 20
+
+
+def row_key(item: int) -> bytes:
+    """The key of an item's row; the letter keeps it apart from the table's internal rows."""
+    return b"i" + item.to_bytes(8, "little")
+
+
+class ItemOwner:
+    """Rows of the items of the partitions this worker owns, and what of them still has to be published."""
+
+    def __init__(
+        self,
+        items: CheckpointTable[ItemState],
+        model: Model,
+        engine: EngineThread,
+        outbox: Outbox,
+        metrics: Metrics,
+        epochs: Epochs,
+        *,
+        partitions: int,
+        window: int,
+        decay: Decay,
+        topic: str,
+    ) -> None:
+        self._items, self._model, self._engine, self._outbox = items, model, engine, outbox
+        self._epochs, self._n, self._decay, self._topic = epochs, partitions, decay, topic
+        self._weights = rank_weights(decay, window)
+        self._decode = msgspec.msgpack.Decoder(PairBatch).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._counts: dict[tuple[int, int], None] = {}  # (partition, item) whose counts changed, longest ago first
+        self._grown: dict[tuple[int, int], None] = {}  # ... whose neighbours may have
+        self._known: dict[int, Any] = {}  # partition -> the rows object that was swept
+        self._published = {COUNTS: metrics.published.labels("counts"), NEIGHBOURS: metrics.published.labels("neighbours")}
+
+    async def handle(self, batch: Batch) -> None:
+        """Apply the deltas of a batch to the rows of this partition."""
+        rows = self._items.rows(batch.partition)
+        self._epochs.check(rows, "_pairs")
+        for record in batch.records:
+            self._apply(rows, batch.partition, self._decode(record.value))
+            await asyncio.sleep(0)
+        batch.done()
+
+    def _apply(self, rows: Any, partition: int, found: PairBatch) -> None:
+        source, epoch, n, decay = f"{found.source}/{found.partition}", found.epoch, self._n, self._decay
+        edit, weights = rows.edit, self._weights
+        for delta in found.deltas:
+            item, others = delta.item, delta.others
+            if item % n == partition:
+                row: ItemState = edit(row_key(item))
+                if row.takes(source, epoch, delta.offset):
+                    row.use(delta.time, decay)
+                    self._counts[(partition, item)] = None
+                    if others:
+                        row.pair(others, weights, row.pair_scale(delta.time, decay), decay)
+                        self._grown[(partition, item)] = None
+            for other, weight in zip(others, weights, strict=False):
+                if other % n == partition:
+                    row = edit(row_key(other))
+                    if row.takes(source, epoch, delta.offset):
+                        row.pair((item,), (weight,), row.pair_scale(delta.time, decay), decay)
+                        self._grown[(partition, other)] = None
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            for rows in self._items.owned:
+                if self._known.get(rows.partition) is not rows:
+                    await self._sweep(rows)
+            self._publish_counts(_take(self._counts, 5 * PER_TICK))
+            grown = _take(self._grown, PER_TICK)
+            for start in range(0, len(grown), PIECE):
+                await self._publish_neighbours(grown[start : start + PIECE])
+
+    async def _sweep(self, rows: Any) -> None:
+        """After a partition came to this worker: what the owner before did not publish any more is published now."""
+        self._known[rows.partition] = rows
+        try:
+            for n, (key, row) in enumerate(rows.scan()):
+                place = (rows.partition, int.from_bytes(key[1:], "little"))
+                self._counts[place] = None
+                if row.mass:
+                    self._grown[place] = None
+                if n % 200 == 0:
+                    await asyncio.sleep(0)
+        except NotOwnedError:
+            return
+
+    def _publish_counts(self, places: Iterable[tuple[int, int]]) -> None:
+        records = []
+        for partition, item in places:
+            row = self._row(partition, item)
+            if row is not None and row.count:
+                records.append((row_key(item) + COUNTS, self._encode(counts_of(item, row))))
+        self._outbox.publish_many(self._topic, records)
+        self._published[COUNTS].inc(len(records))
+
+    async def _publish_neighbours(self, places: list[tuple[int, int]]) -> None:
+        work = []
+        for partition, item in places:
+            row = self._row(partition, item)
+            if row is not None and row.worth_publishing():
+                self._items.rows(partition).edit(row_key(item)).published_mass = row.mass
+                work.append((item, dict(row.pairs), row.pair_time))
+        if not work:
+            return
+        records = await self._engine.call(self._choose, work)
+        self._outbox.publish_many(self._topic, records)
+        self._published[NEIGHBOURS].inc(len(records))
+
+    def _choose(self, work: list[tuple[int, dict[int, float], int]]) -> list[tuple[bytes | None, bytes | None]]:
+        stats = self._model.stats
+        return [
+            (row_key(item) + NEIGHBOURS, self._encode(stats.publishable(item, stats.choose(pairs, time)))) for item, pairs, time in work
+        ]
+
+    def _row(self, partition: int, item: int) -> ItemState | None:
+        try:
+            return self._items.rows(partition).get(row_key(item))
+        except NotOwnedError:
+            return None
+
+
+_counts = msgspec.msgpack.Decoder(Counts)
+_neighbours = msgspec.msgpack.Decoder(NeighbourList)
+
+
+def take_over(model: Model, key: bytes, value: bytes) -> None:
+    """Apply one record of `_item_stats` to the model."""
+    if key.endswith(COUNTS):
+        model.stats.put(_counts.decode(value))
+    else:
+        model.stats.put_neighbours(_neighbours.decode(value))
+
+
+def _take(queue: dict[tuple[int, int], None], count: int) -> list[tuple[int, int]]:
+    taken = [place for _, place in zip(range(count), queue, strict=False)]
+    for place in taken:
+        del queue[place]
+    return taken

@@ -1,0 +1,264 @@
+"""The worker: puts the parts together and runs them. What each part does stands in its own module.
+
+Order of the start: 1 topics and log epochs are checked; 2 the web listens (not ready); 3 the broadcast topics are read to their end and the
+active generation is loaded and proven; 4 Faust joins the group, recovers its tables, and the agents begin; 5 ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from engine.item import Decay, ItemState, decode_item, encode_item
+from engine.model import Model
+from engine.registry import Registry
+from engine.user import Limits, UserState, decode_user, encode_user
+from streams import security, topics
+from streams.asking import Asking
+from streams.authors import Authors
+from streams.batch import BatchApp, serve_app
+from streams.broadcast import Broadcast
+from streams.deadletters import DeadLetters
+from streams.engine_thread import EngineThread
+from streams.epochs import Epochs
+from streams.intake import Intake, IntakeRules
+from streams.itemowner import ItemOwner
+from streams.learner import Learner
+from streams.listmaker import ListMaker, Targets
+from streams.logs import configure, logger
+from streams.metrics import Metrics
+from streams.outbox import Outbox
+from streams.people import People
+from streams.settings import Settings
+from streams.shared import Shared
+from streams.web import serve
+
+SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "requests": "requests", "_pairs": "pairs"}
+"""Sources whose offsets stand in state, by the name of `Names`."""
+MIB = 1024 * 1024
+WATCH_S = 1.0
+
+log = logger(__name__)
+
+
+class Worker:
+    """All parts of one worker process. Must be made inside the event loop that runs it."""
+
+    def __init__(self, settings: Settings, *, accept_new_logs: bool = False, lists: bool = True) -> None:
+        self.settings = settings
+        self.metrics = metrics = Metrics()
+        client = topics.admin(settings)
+        wanted = topics.topics(settings)
+        if topics.look(client).is_mock:
+            topics.create(client, wanted)  # the embedded broker makes topics when asked about them
+        n = topics.count(client, settings)
+        self.names = names = topics.Names.under(settings.prefix)
+        self._shared_partitions = topics.look(client).partitions
+        ids = topics.epochs(client, [getattr(names, field) for field in SOURCES.values()])
+        self.epochs = Epochs({source: ids[getattr(names, field)] for source, field in SOURCES.items()}, accept=accept_new_logs)
+        self.outbox = Outbox(security.librdkafka(settings))
+        credentials = security.faust(settings).get("broker_credentials")
+        self.app = BatchApp(
+            settings.app_id,
+            bootstrap=",".join(settings.addresses),
+            outbox=self.outbox,
+            datadir=settings.state_dir,
+            partitions=n,
+            prefix=settings.prefix,
+            commit_interval_s=settings.checkpoint_interval_s,
+            session_timeout_s=settings.session_timeout_s,
+            credentials=credentials,
+        )
+        budget = {
+            "block_cache_bytes": max(1, settings.block_cache_mb // (2 * n)) * MIB,
+            "write_buffer_bytes": settings.write_buffer_mb * MIB,
+            "max_rows": settings.rows_in_memory,
+        }
+        self.users = self.app.checkpoint_table("users", new=UserState, encode=encode_user, decode=decode_user, **budget)
+        self.items = self.app.checkpoint_table("items", new=ItemState, encode=encode_item, decode=decode_item, **budget)
+        self.engine = EngineThread()
+        decay = Decay()
+        self.model = Model(decay=decay, neighbours=settings.neighbour_cap)
+        registry = Registry(settings.registry, settings.registry_cache)
+        self.shared = Shared(self.model, self.engine, registry, names, metrics, threads=settings.encoder_threads)
+        dead = DeadLetters(self.outbox, names.dead_letters, metrics)
+        targets = Targets(names.recommendations, names.responses, names.examples, settings.list_size, round(settings.list_ttl_s * 1000))
+        self.maker = ListMaker(
+            self.users,
+            self.model,
+            self.engine,
+            self.outbox,
+            metrics,
+            targets,
+            size=settings.scoring_batch,
+            encode_example=msgspec.msgpack.Encoder().encode,
+        )
+        limits = Limits(
+            history=settings.history_size,
+            seen=settings.seen_cap,
+            event_ids=settings.dedupe_events,
+            event_id_age_ms=round(settings.dedupe_days * 86_400_000),
+            pair_window=settings.pair_window,
+            weights=settings.event_weights,
+        )
+        rules = IntakeRules(
+            n,
+            settings.surfaces,
+            limits,
+            settings.event_weights,
+            settings.max_record_bytes,
+            round(settings.future_tolerance_s * 1000),
+            settings.examples_per_s if lists else 0.0,
+            lists,
+        )
+        for source in ("events", "_events"):
+            intake = Intake(
+                source,
+                self.users,
+                self.maker,
+                self.outbox,
+                dead,
+                metrics,
+                self.epochs,
+                rules,
+                routed_topic=names.routed_events,
+                pairs_topic=names.pairs,
+                generation=lambda: self.model.generation,
+            )
+            self.app.batch_agent(getattr(names, SOURCES[source]), intake.handle)
+        self.owner = ItemOwner(
+            self.items,
+            self.model,
+            self.engine,
+            self.outbox,
+            metrics,
+            self.epochs,
+            partitions=n,
+            window=settings.pair_window,
+            decay=decay,
+            topic=names.item_stats,
+        )
+        self.learner = Learner(self.items, self.outbox, names.weights)
+        self.authors = Authors(self.shared, self.outbox, dead, metrics, vectors_topic=names.vectors, owned=self._owned_items)
+        people = People(
+            self.users,
+            self.maker,
+            self.outbox,
+            dead,
+            self.epochs,
+            partitions=n,
+            surfaces=settings.surfaces,
+            recommendations=names.recommendations,
+            routed_topic=names.routed_events,
+        )
+        asking = Asking(
+            self.users, self.maker, self.outbox, dead, self.epochs, partitions=n, topic=names.requests, encode_query=self.authors.query
+        )
+        self.app.batch_agent(names.users, people.handle)
+        self.app.batch_agent(names.requests, asking.handle)
+        self.app.batch_agent(names.pairs, self.owner.handle)
+        self.app.batch_agent(names.examples, self.learner.handle)
+        for topic, handler in (
+            (names.items, self.authors.items),
+            (names.rules, self.authors.rules),
+            (names.generations, self.authors.generations),
+        ):
+            self.app.batch_agent(topic, handler, partitions=self._shared_partitions[topic])
+        shared_topics = [names.items, names.rules, names.generations, names.item_stats, names.vectors, names.weights]
+        self.broadcast = Broadcast(security.librdkafka(settings), shared_topics, self.shared.apply)
+
+    def waiting_for(self) -> str:
+        """What keeps this worker from making lists; "" when nothing does."""
+        if self.app.failure is not None:
+            return "stopping after a failure"
+        if not self.broadcast.caught_up.is_set():
+            return "reading what all workers need"
+        if not self.users.owned:
+            return "partitions and their state"
+        return ""
+
+    async def run(self) -> int:
+        """Run until SIGTERM, SIGINT or a failure; the exit status."""
+        settings = self.settings
+        web = await serve(settings.web_host, settings.web_port, self.metrics.registry, self.waiting_for)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            self.broadcast.start()
+            await self.broadcast.caught_up.wait()
+            if self.broadcast.failure is not None:
+                raise self.broadcast.failure
+            await self.shared.switch()
+            log.info(
+                "worker_starting",
+                broker=settings.broker,
+                generation=self.model.generation,
+                items=len(self.model.catalogue),
+                web=f"http://{settings.web_host}:{settings.web_port}",
+            )
+            parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self._watch())
+            tasks += [asyncio.create_task(self._guard(part)) for part in parts]
+            return await serve_app(self.app)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.broadcast.stop()
+            self.engine.close()
+            await web.cleanup()
+
+    async def _guard(self, part: Coroutine[Any, Any, None]) -> None:
+        """A part that fails stops the worker: nothing goes on half."""
+        try:
+            await part
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, what waits for this part would wait for ever
+            await self.app.fail(error)
+
+    async def _watch(self) -> None:
+        """Keep the gauges up to date, and stop when the broadcast reader fails."""
+        announced = False
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.broadcast.failure is not None:
+                raise self.broadcast.failure
+            if not announced and not self.waiting_for():
+                announced = True
+                log.info("worker_ready", partitions=[rows.partition for rows in self.users.owned])
+            for name, table in (("users", self.users), ("items", self.items)):
+                self.metrics.rows.labels(name).set(sum(len(rows) for rows in table.owned))
+            stats = self.app.checkpoint.stats
+            self.metrics.checkpoint.set(stats.last_s)
+            self.metrics.checkpoints.set(stats.runs)
+            self._lag()
+
+    def _lag(self) -> None:
+        consumer = self.app.consumer
+        for tp in consumer.assignment() if self.users.owned else ():
+            if tp.topic == self.names.events:
+                end, committed = consumer.highwater(tp), self.app.monitor.tp_committed_offsets.get(tp)
+                if committed is not None:
+                    self.metrics.lag.labels(tp.topic, tp.partition).set(max(0, end - committed))
+
+    def _owned_items(self) -> tuple[set[int], int]:
+        """Partitions of `items` that this worker owns, and how many there are."""
+        assigned = self.app.consumer.assignment() if self.users.owned else ()
+        owned = {tp.partition for tp in assigned if tp.topic == self.names.items}
+        return owned, self._shared_partitions[self.names.items]
+
+
+def main(settings: Settings, *, accept_new_logs: bool = False, lists: bool = True) -> int:
+    """Run a worker in this process until it is told to stop; the exit status.
+
+    Raises:
+        TopicError, BrokerError, BadSettings: it cannot start.
+    """
+    configure(settings.log_level, settings.log_format)
+
+    async def run() -> int:
+        return await Worker(settings, accept_new_logs=accept_new_logs, lists=lists).run()
+
+    return asyncio.run(run())
