@@ -87,7 +87,7 @@ def _together(features: Features, row: int, best: Sequence[int], slots: int, all
         len(best), slots
     )
     total = parts.sum(1, keepdims=True)
-    parts = np.divide(parts, total, out=np.zeros_like(parts), where=total > 0) * np.asarray(all_)[:, None]
+    parts = np.divide(parts, total, out=np.zeros(parts.shape), where=total > 0) * np.asarray(all_)[:, None]
     if slots:
         parts[:, 0] += last
     listed: list[list[float]] = parts.tolist()
