@@ -7,7 +7,7 @@ output. Here one Faust message stands for up to `batch_size` records of one part
 * `BatchSchema.compile` (serializers/schemas.py): no decoding, the records go to the handler as they were fetched.
 * `BatchConsumer.getmany` (transport/consumer.py): one message per chunk of records; nothing fetched before a seek is delivered after it.
 * `BatchConsumer.perform_seek` (transport/consumer.py): forget what was delivered; nothing flows until `resume_flow`; partitions without a
-  commit are sought too; recovered changelogs leave the fetch requests.
+  commit are sought too.
 * `BatchConsumer.force_commit` (transport/consumer.py): a commit is a checkpoint.
 * `BatchConsumer.wait_empty` (transport/consumer.py): before a rebalance and at the end, finish batches, checkpoint, let go of the rows.
 * `BatchConsumer.on_buffer_full` (transport/consumer.py): a full queue makes the reader wait, without a pause of 1 s.
@@ -27,7 +27,7 @@ import gc
 import logging
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, TypeVar, cast
@@ -36,6 +36,7 @@ import faust
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
+from faust.tables.manager import TableManager
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -201,7 +202,7 @@ class BatchConsumer(driver.Consumer):
         if not records or self.should_stop:
             return
         if self._doubtful(epoch, generation):
-            await self._rewind()
+            await self._rewind(records)
             return
         for fetched, part in _round_robin(records, app.batch_size):
             if self._doubtful(epoch, generation):
@@ -260,23 +261,23 @@ class BatchConsumer(driver.Consumer):
         """
         self.stop_flow()
         await self._seek_committed()
-        await self._rest_changelogs()
 
-    async def _rest_changelogs(self) -> None:
-        """Take the recovered changelogs out of the fetch requests: Faust only filters what comes of them.
+    async def _rewind(self, records: Iterable[Any]) -> None:
+        """Undo a fetch from these partitions, whose records can't be delivered any more.
 
-        aiokafka knows no fetch sessions (KIP-227): each request and response, 300/s at 300 events/s, lists every partition. A new assignment
-        begins with all partitions active again.
+        Source partitions go back to what is committed, changelogs to what recovery has seen: a fetch that was under way when recovery sought
+        its offsets may have taken records after the seek. Without this recovery would miss them, or wait for them for ever.
         """
-        standby = self.app.assignor.assigned_standbys()
-        rest = [TopicPartition(tp.topic, tp.partition) for tp in self.assignment() if self._is_changelog_tp(tp) and tp not in standby]
-        if rest:
-            await self._thread.call_thread(self._thread._ensure_consumer().pause, *rest)  # noqa: SLF001 - no other way to aiokafka
-
-    async def _rewind(self) -> None:
-        """Undo a fetch whose records can't be delivered any more."""
         try:
             await self._seek_committed()
+            recovery = cast("TableManager", self.app.tables).recovery
+            again = {}
+            for tp in filter(self._is_changelog_tp, map(ensure_TP, records)):
+                seen = recovery.active_offsets.get(tp, recovery.standby_offsets.get(tp))
+                if seen is not None:  # else recovery has not sought yet
+                    again[tp] = max(0, seen)
+            if again:
+                await self.seek_wait(again)
         except (AssertionError, IllegalStateError):  # the assignment has gone meanwhile: the next one begins with a seek
             log.info("rewind_without_assignment")
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,3 +158,77 @@ def test_confirm_commits_what_is_known() -> None:
         assert sent == [{("events", 0): 7}]
 
     asyncio.run(run())
+
+
+class Fetching:
+    """What `getmany` needs around it: a fetch during which the test lets something happen."""
+
+    getmany = BatchConsumer.getmany
+    _rewind, _doubtful, _batch_message = BatchConsumer._rewind, BatchConsumer._doubtful, BatchConsumer._batch_message  # noqa: SLF001 - under test
+
+    def __init__(self, meanwhile: Any) -> None:
+        recovery = SimpleNamespace(active_offsets={CHANGELOG: 41}, standby_offsets={})
+        monitor = SimpleNamespace(track_tp_end_offset=lambda *_: None)
+        self.app: Any = SimpleNamespace(
+            consumer_generation_id=1, batch_size=2, batch_topics={"events"}, monitor=monitor, tables=SimpleNamespace(recovery=recovery)
+        )
+        self.flow_active, self.should_stop, self._epoch = True, False, 0
+        self._buffered_partitions: set[TP] = set()
+        self._read_offset: dict[TP, int | None] = {}
+        self._lanes: dict[TP, Lane] = {}
+        self.meanwhile = meanwhile
+        self.sought: list[Any] = []
+
+    async def _wait_next_records(self, timeout: float) -> tuple[dict[TP, list[Any]], None]:  # noqa: ASYNC109 - upstream's
+        self.meanwhile(self)
+        record = {"timestamp": 0, "timestamp_type": 0}
+        return {tp: [SimpleNamespace(offset=n, **record) for n in range(42, 45)] for tp in (EVENTS, CHANGELOG)}, None
+
+    def highwater(self, tp: TP) -> int:
+        return 45
+
+    def _is_changelog_tp(self, tp: TP) -> bool:
+        return tp == CHANGELOG
+
+    async def _seek_committed(self) -> None:
+        self.sought.append("committed")
+
+    async def seek_wait(self, offsets: dict[TP, int]) -> None:
+        self.sought.append(offsets)
+
+    def fetch(self) -> list[tuple[TP, Any]]:
+        async def run() -> list[tuple[TP, Any]]:
+            return [(tp, message.value) async for tp, message in self.getmany(1.0)]  # type: ignore[misc]
+
+        return asyncio.run(run())
+
+
+EVENTS, CHANGELOG = TP("events", 0), TP("_users-changelog", 0)
+
+
+def test_fetch() -> None:
+    """Source records come as batches, changelog records as lists, in chunks and by turns."""
+    fetched = Fetching(lambda _: None).fetch()
+    assert [(tp, [record.offset for record in getattr(value, "records", value)]) for tp, value in fetched] == [
+        (EVENTS, [42, 43]),
+        (CHANGELOG, [42, 43]),
+        (EVENTS, [44]),
+        (CHANGELOG, [44]),
+    ]
+    assert isinstance(fetched[0][1], Batch)
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        lambda consumer: setattr(consumer, "flow_active", False),
+        lambda consumer: setattr(consumer, "_epoch", 1),
+        lambda consumer: setattr(consumer.app, "consumer_generation_id", 2),
+    ],
+    ids=["flow stopped", "seek", "rebalance"],
+)
+def test_doubtful_fetch_is_undone(meanwhile: Any) -> None:
+    """What was fetched across a seek or a rebalance is read again: sources from the commit, changelogs from what recovery has seen."""
+    consumer = Fetching(meanwhile)
+    assert consumer.fetch() == []
+    assert consumer.sought == ["committed", {CHANGELOG: 41}]
