@@ -38,7 +38,7 @@ types: install ## mypy, strict
 	$(BIN)/mypy
 
 bench: install ## freshness, throughput, encoding, sizes: about twenty minutes (ARGS passes options)
-	$(BIN)/headwater bench $(ARGS)
+	PYTHONPATH=. $(BIN)/python -m bench.command $(ARGS)
 
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played

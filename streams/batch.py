@@ -265,7 +265,7 @@ class BatchConsumer(driver.Consumer):
     async def _rewind(self, records: Iterable[Any]) -> None:
         """Undo a fetch from these partitions, whose records can't be delivered any more.
 
-        Source partitions go back to what is committed, changelogs to what recovery has seen: a fetch that was under way when recovery sought
+        Source partitions go back to what is committed, changelogs to what recovery has seen: a fetch under way when recovery sought
         its offsets may have taken records after the seek. Without this recovery would miss them, or wait for them for ever.
         """
         try:

@@ -75,7 +75,7 @@ class Intake:
         self._metrics, self._epochs, self._rules = metrics, epochs, rules
         self._routed_topic, self._pairs_topic, self._generation, self._clock = routed_topic, pairs_topic, generation, clock
         self._encode = msgspec.msgpack.Encoder().encode
-        self._allowance, self._allowed_at = 1.0, 0.0
+        self._allowance, self._allowed_at = 0.0, clock()
         self._counts = {outcome: metrics.events.labels(outcome) for outcome in (*(v.value for v in Verdict), "rerouted", "dead")}
 
     async def handle(self, batch: Batch) -> None:

@@ -1,0 +1,95 @@
+"""The worker under measurement: a real `headwater worker` process with an installation of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Self
+
+from engine.errors import HeadwaterError
+from streams import topics
+from streams.settings import Settings, load
+
+TICKS = os.sysconf("SC_CLK_TCK")
+READY_S = 90.0
+
+
+class Subject:
+    """Starts a worker and reads its counters."""
+
+    def __init__(self, bootstrap: str, registry: str, *, lists: bool = True) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="headwater-bench-")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self._env = {
+            "HEADWATER_BROKER": f"kafka://{bootstrap}",
+            "HEADWATER_PREFIX": f"bench{time.time_ns() // 1_000_000}.",
+            "HEADWATER_STATE_DIR": f"{self._folder.name}/state",
+            "HEADWATER_REGISTRY": str(Path(registry).resolve()),
+            "HEADWATER_WEB_PORT": str(self._port),
+            "HEADWATER_PARTITIONS": "4",
+            "HEADWATER_LOG_LEVEL": "warning",
+        }
+        self._lists = lists
+        self.settings: Settings = load(self._env)
+        self.names = topics.Names.under(self.settings.prefix)
+        client = topics.admin(self.settings)
+        topics.create(client, topics.topics(self.settings))
+
+    def start(self) -> Self:
+        """Start the process and wait until it makes lists.
+
+        Raises:
+            HeadwaterError: it did not get ready.
+        """
+        command = [sys.executable, "-m", "streams.cli", "worker", *([] if self._lists else ["--no-lists"])]
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
+        self._process = subprocess.Popen(command, env={**environ, **self._env}, cwd=Path(__file__).resolve().parent.parent)
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=1):
+                    return self
+            except OSError:
+                time.sleep(0.1)
+        raise HeadwaterError("worker_not_ready", f"no answer within {READY_S:g} s", "a ready worker", "read what it printed above")
+
+    def counter(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+
+    def applied(self) -> int:
+        """Events in state."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
+            found = re.search(r'^headwater_events_total\{outcome="applied"\} (\S+)$', answer.read().decode(), re.MULTILINE)
+        return int(float(found[1])) if found else 0
+
+    def cpu_s(self) -> float:
+        """Processor seconds used so far."""
+        parts = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(parts[11]) + int(parts[12])) / TICKS
+
+    def stop(self) -> None:
+        """Stop the process and remove its state."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
