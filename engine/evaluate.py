@@ -19,7 +19,7 @@ from engine.catalogue import Floats
 from engine.dataset import Dataset, Row
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
-from engine.item import Decay, ItemState, rank_weights
+from engine.item import Decay, ItemState, PairBatch, PairDelta, apply_deltas, rank_weights
 from engine.learning import learns_from
 from engine.model import Ask as Wish
 from engine.model import Model
@@ -89,6 +89,7 @@ class Evaluation:
         self.model.catalogue.put_vectors([self.keys[n] for n in with_vector], self.vectors[with_vector])
         self.users: dict[str, UserState] = {}
         self.rows = [ItemState() for _ in self.keys]
+        self.counted = 0
         self.steps = rank_weights(self.decay, self.limits.pair_window)
         self.waiting: deque[_Session] = deque()
         self.used: set[int] = set()
@@ -187,15 +188,14 @@ class Evaluation:
         """The items' rows, and the counts that all workers read."""
         if change.weight <= 0:
             return
-        time, own = round(row.time * 1000), self.rows[row.item]
-        own.use(time, self.decay)
-        others = tuple(item_key(other.item_id) for other in change.others)
-        own.pair(others, self.steps, own.pair_scale(time, self.decay), self.decay)
-        index = self.dataset.index
-        for other, step in zip(change.others, self.steps, strict=False):
-            theirs = self.rows[index[other.item_id]]
-            theirs.pair((self.keys[row.item],), (step,), theirs.pair_scale(time, self.decay), self.decay)
-        self.model.stats.put(counts_of(self.keys[row.item], own))
+        key, others = self.keys[row.item], tuple(item_key(other.item_id) for other in change.others)
+        delta = PairDelta(self.counted, round(row.time * 1000), change.weight, key, others, change.first)
+        self.counted += 1
+        apply_deltas(PairBatch("events", 1, 0, (delta,)), self._row_of, self.steps, self.decay, owner=0, owners=1)
+        self.model.stats.put(counts_of(key, self.rows[row.item]))
+
+    def _row_of(self, key: int) -> ItemState:
+        return self.rows[self.model.catalogue.index[key]]
 
     def _stale(self, taste: Taste) -> Iterator[tuple[int, ItemState]]:
         for at in self.model.catalogue.places(taste.recent):
@@ -205,7 +205,7 @@ class Evaluation:
     def _publish(self, taste: Taste) -> None:
         """Publish the neighbours that an example is about to read, where a worker would have done so by now."""
         for at, row in self._stale(taste):
-            self.model.stats.neighbours[at] = self.model.stats.choose(row.pairs, row.pair_time)
+            self.model.stats.neighbours[at] = self.model.stats.choose(row.pairs, row.last_time)
             row.published_mass = row.mass
 
     @contextmanager
@@ -215,7 +215,7 @@ class Evaluation:
         before: dict[int, Neighbours] = {}
         for at, row in self._stale(taste):
             before[at] = stats.of(at)
-            stats.neighbours[at] = stats.choose(row.pairs, row.pair_time)
+            stats.neighbours[at] = stats.choose(row.pairs, row.last_time)
         yield
         stats.neighbours.update(before)
 

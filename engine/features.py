@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.catalogue import Catalogue, Floats
-from engine.item import DAY_MS
+from engine.catalogue import DAY_MS, Catalogue, Floats
 from engine.partition import item_key
 from engine.stats import ItemStats
 from engine.user import UserState, liked

@@ -2,15 +2,18 @@
 
 Not the catalogue entry (`engine.records.Item`), and not what every worker reads (`engine.stats`): that is made from this.
 
-Co-visitation follows the item-to-item idea of Linden et al. (2003): an event on an item counts for the pairs it forms with the items the same
-user used just before, less the further back they are. Old pairs fade by forward decay (Cormode et al., 2009): instead of shrinking all
-counts, newer ones weigh more, and the scale is moved now and then.
+Co-visitation follows the item-to-item idea of Linden et al. (2003): an event on an item counts for the pairs it forms with the items the
+same user used just before, less the further back they are. Old pairs fade by forward decay (Cormode et al., 2009): instead of shrinking all
+counts, newer ones weigh more.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,16 +21,23 @@ from engine.catalogue import DAY_MS
 from engine.errors import StateError
 
 FORMAT = 1
+PAIR_TIME = 1_577_836_800_000
+"""2020-01-01: pairs weigh 1 then, and 2^(years / half-life) later. Half-lives of 60 days or more keep a century within a double."""
 
 
 @dataclass(frozen=True)
 class Decay:
-    """How counts fade. Half-lives in days; `rank` is the factor per step back in the user's history; `pairs` bounds the pairs kept per item."""
+    """How counts fade. Half-lives in days; `rank` is the factor per step back in the history; `pairs` bounds what is kept per item."""
 
     popularity_days: tuple[float, float] = (14.0, 180.0)
     pair_days: float = 3_650.0
     rank: float = 0.85
     pairs: int = 1_000
+
+    @property
+    def bound(self) -> int:
+        """Pairs at which a row is trimmed to `pairs`, so that it happens once in a while."""
+        return self.pairs + self.pairs // 4
 
 
 class PairDelta(msgspec.Struct, array_like=True, frozen=True):
@@ -55,8 +65,8 @@ class PairBatch(msgspec.Struct, array_like=True, frozen=True):
 class ItemState(msgspec.Struct, array_like=True):
     """An item's row, owned by one worker.
 
-    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: hash64 of the other item -> weight on the scale of
-    `pair_time`. `popularity` is as of `popularity_time`. Times in ms.
+    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: hash64 of the other item -> weight (`pair_scale`).
+    `popularity` is as of `popularity_time`. Times in ms.
     """
 
     applied: dict[str, tuple[int, int]] = {}
@@ -66,17 +76,8 @@ class ItemState(msgspec.Struct, array_like=True):
     popularity: list[float] = []
     popularity_time: int = 0
     pairs: dict[int, float] = {}
-    pair_time: int = 0
-    mass: float = 0.0  # sum of what was added to pairs, on the scale of pair_time
+    mass: float = 0.0  # sum of what was added to pairs
     published_mass: float = 0.0  # mass when its neighbours were last published
-
-    def takes(self, source: str, epoch: int, offset: int) -> bool:
-        """Whether the event at `offset` is new to this row; if so it is noted as applied. `source` is "source/partition"."""
-        known = self.applied.get(source)
-        if known is not None and known[0] == epoch and offset <= known[1]:
-            return False
-        self.applied[source] = (epoch, offset)
-        return True
 
     def use(self, time: int, decay: Decay) -> None:
         """Count one use of the item itself."""
@@ -92,32 +93,89 @@ class ItemState(msgspec.Struct, array_like=True):
         else:
             self.popularity = [p + 2.0 ** (ahead / days) for p, days in zip(self.popularity, decay.popularity_days, strict=True)]
 
-    def pair_scale(self, time: int, decay: Decay) -> float:
-        """What a count of 1 at `time` weighs on the scale of `pair_time`; moves the scale when it grew by 2^20."""
-        if not self.pair_time:
-            self.pair_time = time
-        halves = (time - self.pair_time) / (decay.pair_days * DAY_MS)
-        if halves > 20.0:
-            shrink = 2.0**-halves
-            self.pairs = {k: kept for k, v in self.pairs.items() if (kept := v * shrink) > 1e-9}
-            self.mass *= shrink
-            self.published_mass *= shrink
-            self.pair_time, halves = time, 0.0
-        return float(2.0 ** max(halves, -60.0))
-
-    def pair(self, others: tuple[int, ...], weights: tuple[float, ...], scale: float, decay: Decay) -> None:
-        """Add `weights` x `scale` to the pairs with `others`."""
+    def pair(self, others: Sequence[int], steps: Sequence[float], scale: float, decay: Decay) -> None:
+        """Add `steps` x `scale` to the pairs with `others`."""
         pairs = self.pairs
-        for other, weight in zip(others, weights, strict=False):
-            gain = weight * scale
+        for other, step in zip(others, steps, strict=False):
+            gain = step * scale
             pairs[other] = pairs.get(other, 0.0) + gain
             self.mass += gain
-        if len(pairs) > decay.pairs + decay.pairs // 4:
-            self.pairs = dict(heapq.nlargest(decay.pairs, pairs.items(), key=lambda entry: entry[1]))
+        if len(pairs) > decay.bound:
+            self.trim(decay)
+
+    def trim(self, decay: Decay) -> None:
+        """Keep the strongest pairs."""
+        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=itemgetter(1)))
 
     def worth_publishing(self, growth: float = 0.03) -> bool:
         """Whether the neighbours changed enough since they were last published."""
         return self.mass > self.published_mass * (1.0 + growth)
+
+
+class Touched(NamedTuple):
+    """Rows that a batch of deltas changed: `used` were used themselves, `paired` have new pairs. By hash64."""
+
+    used: set[int]
+    paired: set[int]
+
+
+def apply_deltas(
+    batch: PairBatch, edit: Callable[[int], ItemState], steps: Sequence[float], decay: Decay, *, owner: int, owners: int
+) -> Touched:
+    """Count a batch of deltas in the rows of the items that `owner` owns (hash64 mod `owners`); what a row covers already is passed over.
+
+    `edit` gives the row of an item to change; `steps`: see `rank_weights`. Pairs are symmetric: both items count the other.
+    """
+    source, epoch = f"{batch.source}/{batch.partition}", batch.epoch
+    rows: dict[int, tuple[ItemState, int]] = {}  # with the last offset that each covered before
+    used, paired, bound = set[int](), set[int](), decay.bound
+
+    def fetch(key: int) -> tuple[ItemState, int]:
+        row = edit(key)
+        known = row.applied.get(source)
+        found = rows[key] = (row, known[1] if known is not None and known[0] == epoch else -1)
+        return found
+
+    for delta in batch.deltas:
+        item, offset, others = delta.item, delta.offset, delta.others
+        scale = pair_scale(delta.time, decay)
+        if item % owners == owner:
+            row, covered = rows.get(item) or fetch(item)
+            if offset > covered:
+                row.use(delta.time, decay)
+                used.add(item)
+                if others:
+                    row.pair(others, steps, scale, decay)
+                    paired.add(item)
+        for other, step in zip(others, steps, strict=False):
+            if other % owners == owner:
+                row, covered = rows.get(other) or fetch(other)
+                if offset > covered:
+                    gain = step * scale
+                    pairs = row.pairs
+                    row.mass += gain
+                    if item in pairs:
+                        pairs[item] += gain
+                    else:
+                        pairs[item] = gain
+                        if len(pairs) > bound:
+                            row.trim(decay)
+                    paired.add(other)
+    if batch.deltas:
+        position = (epoch, batch.deltas[-1].offset)
+        for row, covered in rows.values():
+            if position[1] > covered:
+                row.applied[source] = position
+    return Touched(used, paired)
+
+
+def pair_scale(time: int, decay: Decay) -> float:
+    """What a pair formed at `time` (ms) weighs on the scale of `PAIR_TIME`, on which all pairs of all items are kept.
+
+    >>> pair_scale(PAIR_TIME + 10 * DAY_MS, Decay(pair_days=10.0))
+    2.0
+    """
+    return float(2.0 ** ((time - PAIR_TIME) / (decay.pair_days * DAY_MS)))
 
 
 def rank_weights(decay: Decay, window: int) -> tuple[float, ...]:

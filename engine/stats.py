@@ -1,6 +1,6 @@
 """What every worker reads about items: counts, popularity, neighbours. The owners of the items publish it (`engine.item`).
 
-Popularity is kept on a forward-decayed scale: between two events nothing has to be recomputed, at any time `now` all values share one factor.
+Popularity is kept on a forward-decayed scale: between two events nothing has to be recomputed, and at any time all values share one factor.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.catalogue import Catalogue
-from engine.item import DAY_MS, Decay, ItemState
+from engine.catalogue import DAY_MS, Catalogue
+from engine.item import Decay, ItemState, pair_scale
+
+MOST_HALVES = 200.0
+"""Half-lives after which the scale is moved: 2^200 is far within a double."""
 
 
 class Neighbours(NamedTuple):
@@ -79,24 +82,26 @@ class ItemStats:
             self.reference = counts.popularity_time
         for h, (value, days) in enumerate(zip(counts.popularity, self.decay.popularity_days, strict=True)):
             halves = (counts.popularity_time - self.reference) / (days * DAY_MS)
-            if halves > 200.0:
+            if halves > MOST_HALVES:
                 self._rebase(counts.popularity_time)
                 halves = 0.0
             self.scaled[h, at] = value * 2.0 ** max(halves, -1_000.0)
 
     def popularity(self, now: int) -> NDArray[np.float64]:
         """(2, N): the decayed number of uses as of `now` (ms)."""
-        factors = [2.0 ** min(200.0, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
+        factors = [2.0 ** min(MOST_HALVES, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
         popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
         return popularity
 
     def choose(self, pairs: dict[int, float], time: int) -> Neighbours:
-        """The `most` pairs that are strongest by weight / sqrt(count of the other); `time`: the pairs' scale."""
+        """The `most` pairs that are strongest by weight / sqrt(count of the other); `time` (ms): when the
+        weights given are to be those of.
+        """
         if not pairs:
             return _NONE
         place = self.catalogue.place
         others = np.fromiter((place(key) for key in pairs), np.int32, len(pairs))
-        weights = np.fromiter(pairs.values(), np.float64, len(pairs))
+        weights = np.fromiter(pairs.values(), np.float64, len(pairs)) / pair_scale(time, self.decay)
         if len(pairs) > self.most:
             strength = weights / np.sqrt(self.count[others] + 5.0)
             kept = np.argpartition(-strength, self.most)[: self.most]

@@ -1,8 +1,8 @@
 """Counts what happens to items and publishes it for all workers. The agent of `_pairs`; each item belongs to one partition.
 
 Deltas carry the position of the event they come from, and a row drops those that are not newer: an event counts once however often it is
-delivered. Neighbours are published when an item's counts have grown by some percent, counts whenever they changed, so many at a time that the
-engine's thread is never busy with them for long.
+delivered. Neighbours are published when an item's counts have grown by some percent, counts whenever they changed, so many at a time that
+the engine's thread is never busy with them for long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from engine.item import Decay, ItemState, PairBatch, rank_weights
+from engine.item import Decay, ItemState, PairBatch, apply_deltas, rank_weights
 from engine.model import Model
 from engine.stats import Counts, NeighbourList, counts_of
 from streams.batch import Batch
@@ -55,7 +55,7 @@ class ItemOwner:
     ) -> None:
         self._items, self._model, self._engine, self._outbox = items, model, engine, outbox
         self._epochs, self._n, self._decay, self._topic = epochs, partitions, decay, topic
-        self._weights = rank_weights(decay, window)
+        self._steps = rank_weights(decay, window)
         self._decode = msgspec.msgpack.Decoder(PairBatch).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._counts: dict[tuple[int, int], None] = {}  # (partition, item) whose counts changed, longest ago first
@@ -73,24 +73,9 @@ class ItemOwner:
         batch.done()
 
     def _apply(self, rows: Any, partition: int, found: PairBatch) -> None:
-        source, epoch, n, decay = f"{found.source}/{found.partition}", found.epoch, self._n, self._decay
-        edit, weights = rows.edit, self._weights
-        for delta in found.deltas:
-            item, others = delta.item, delta.others
-            if item % n == partition:
-                row: ItemState = edit(row_key(item))
-                if row.takes(source, epoch, delta.offset):
-                    row.use(delta.time, decay)
-                    self._counts[(partition, item)] = None
-                    if others:
-                        row.pair(others, weights, row.pair_scale(delta.time, decay), decay)
-                        self._grown[(partition, item)] = None
-            for other, weight in zip(others, weights, strict=False):
-                if other % n == partition:
-                    row = edit(row_key(other))
-                    if row.takes(source, epoch, delta.offset):
-                        row.pair((item,), (weight,), row.pair_scale(delta.time, decay), decay)
-                        self._grown[(partition, other)] = None
+        touched = apply_deltas(found, lambda item: rows.edit(row_key(item)), self._steps, self._decay, owner=partition, owners=self._n)
+        self._counts.update(dict.fromkeys((partition, item) for item in touched.used))
+        self._grown.update(dict.fromkeys((partition, item) for item in touched.paired))
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -133,7 +118,7 @@ class ItemOwner:
             row = self._row(partition, item)
             if row is not None and row.worth_publishing():
                 self._items.rows(partition).edit(row_key(item)).published_mass = row.mass
-                work.append((item, dict(row.pairs), row.pair_time))
+                work.append((item, dict(row.pairs), row.last_time))
         if not work:
             return
         records = await self._engine.call(self._choose, work)
