@@ -1,4 +1,4 @@
-"""`headwater bench`: runs the measurements on the embedded broker and, where there is one, on Apache Kafka; prints them and writes bench/report.json."""
+"""`make bench`: measures on the embedded broker and, where there is one, on Apache Kafka; prints the figures and writes bench/report.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHOUT_LISTS = (5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000)
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments ask for; the exit status."""
-    parser = argparse.ArgumentParser(prog="headwater bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--broker", choices=("embedded", "kafka"), action="append", help="only this one; may be given again")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each freshness run")
     parser.add_argument("--sustain", type=float, default=measure.SUSTAIN_S, help="length of the proof of a sustained rate")
@@ -61,7 +61,7 @@ def _measure(
     wanted: Sequence[str],
     report: dict[str, Any],
 ) -> None:
-    items = [item.item_id for item in data.items]
+    items = [row.item_id for row in data.rows]  # with repetition: as often as they were bought
     subject = Subject(bootstrap, registry)
     measure.prepare(subject, data)
     activate(subject.settings, generation.id, by="bench", reason="measuring", at_ms=0)

@@ -1,7 +1,7 @@
 """An open-loop load: events at a fixed rate, whatever the worker does, and when the list that covers each event could be read.
 
-Users are Zipf-distributed (exponent 1), items uniform over the catalogue: simulated events on a real catalogue. An event's time runs from before
-`send()` to the moment when an outside consumer has a list of that user whose `applied` covers the event's offset; without one it is infinite.
+Users are Zipf-distributed (exponent 1) and simulated; items are drawn from real purchases. An event's time runs from before `send()` to the
+moment when an outside consumer has a list of that user whose `applied` covers the event's offset; without one it is infinite.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 USERS = 10_000
 GRACE_S = 5.0
+SPIN_S = 0.0002
+"""Waits shorter than this are spun: a sleep would overshoot them."""
 
 
 class _List(msgspec.Struct):
@@ -107,7 +109,8 @@ class Load:
         for i in range(n):
             due = start + i / rate
             while (wait := due - time.perf_counter()) > 0:
-                self._producer.poll(min(wait, 0.001)) if wait > 0.0002 else None
+                if wait > SPIN_S:
+                    self._producer.poll(min(wait, 0.001))
             name = f"u{users[i]}"
             at = now_ms + round((time.perf_counter() - start) * 1000)
             value = (

@@ -78,16 +78,17 @@ class Authors:
         for record in batch.records:
             try:
                 if record.key is None:
-                    raise BadRecord([Problem("key", "missing", "null", "active, or a generation's id", "send the record with its key")])
-                if record.value is not None and record.key == ACTIVE:
+                    problem = Problem("key", "missing", "null", "active, or a generation's id", "send the record with its key")
+                    self._dead.send(BadRecord([problem]), record)
+                elif record.value is not None and record.key == ACTIVE:
                     msgspec.json.decode(record.value, type=Active)
                 elif record.value is not None:
                     decode_manifest(record.value, f"{record.topic}[{record.partition}]@{record.offset}")
             except msgspec.DecodeError as error:
                 expected = '{"id", "share", "by", "at", "reason"}'
                 self._dead.send(BadRecord([Problem("value", "bad_json", str(error), expected, "send a valid record")]), record)
-            except (BadRecord, ArtefactError) as problem:
-                self._dead.send(problem, record)
+            except ArtefactError as error:
+                self._dead.send(error, record)
         batch.done()
 
     async def query(self, text: str) -> Any:

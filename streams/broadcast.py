@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
@@ -77,6 +77,9 @@ class Broadcast:
     def stop(self) -> None:
         """Stop reading."""
         self._stopping.set()
+
+    def _give_up(self, found: str) -> NoReturn:
+        raise BrokerError("broadcast_failed", found, "readable topics", "look at the broker and the rights", retryable=True)
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Says on the topic `generations` which generation serves. Not what one is (`engine.generation`) nor where it is kept (`engine.registry`)."""
+"""Says on the topic `generations` which generation serves. Not what one is (`engine.generation`), nor where it is kept."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ ORIGIN, ALIAS = "origin", "as"
 
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
-    """What intake decides by. `examples_per_s`: examples asked for per second at most; `tolerance_ms`: how far ahead of the clock an event's
-    time may be.
-    """
+    """What intake decides by. `examples_per_s`: examples asked for per second at most; `tolerance_ms`: how far an event may be in the future."""
 
     partitions: int
     surfaces: tuple[str, ...]

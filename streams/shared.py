@@ -91,7 +91,9 @@ class Shared:
             await self._engine.call(self._use, loaded)
         except (HeadwaterError, OSError) as error:
             self.refused[wanted.id] = str(error)
-            log.error("generation_refused", generation=wanted.id, serving=self._model.generation, reason=str(error))
+            log.error(  # noqa: TRY400 - an expected outcome, whose reason says all
+                "generation_refused", generation=wanted.id, serving=self._model.generation, reason=str(error)
+            )
             return
         self.loaded = loaded
         self.swapped.set()
