@@ -28,6 +28,9 @@ POLL_S = 0.001
 SLOW_POLL_S = 0.02
 """The same once nothing was acknowledged for 200 looks: the broker is away, and 1,000 wake-ups a second would help nobody."""
 PATIENCE = 200
+CHANGELOG_TIMEOUT_S = 3.0
+"""How long a changelog record may wait in librdkafka: below any session timeout (6 s at least). A worker that was frozen until its
+partitions became another's then finds its old rows timed out, and does not send them behind the new owner's."""
 
 
 class DeliveryError(BrokerError):
@@ -46,10 +49,12 @@ class Receipt:
     ``offset`` is the offset of the last acknowledged record: for one topic partition the highest, since librdkafka keeps their order.
     """
 
-    __slots__ = ("_outbox", "answered", "offset", "sent")
+    __slots__ = ("_outbox", "answered", "late", "offset", "own", "sent")
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, *, own: bool = False) -> None:
         self._outbox = outbox
+        self.own = own  # for a changelog: its records may time out
+        self.late = False  # one of them has
         self.sent = 0
         self.answered = 0
         self.offset = -1
@@ -64,6 +69,8 @@ class Receipt:
         self.answered += 1
         if error is None:
             self.offset = message.offset()
+        elif self.own and error.code() == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001 - confluent-kafka's names for local errors begin so
+            self.late = True
         else:
             self._outbox.fail(str(error.name()), f"a record for {message.topic()} was refused: {error.str()}")
 
@@ -74,10 +81,18 @@ class Outbox:
     Args:
         config: librdkafka's settings, `bootstrap.servers` at least; they win over the ones set here.
         high_water: records under way from which on `ready` waits.
+        changelog_timeout_s: how long a record published on a receipt may wait before it is given up (`Receipt.late`).
         producer: stands in for librdkafka's in tests.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, high_water: int = HIGH_WATER, producer: Any = None) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        high_water: int = HIGH_WATER,
+        changelog_timeout_s: float = CHANGELOG_TIMEOUT_S,
+        producer: Any = None,
+    ) -> None:
         settings = {
             "enable.idempotence": True,  # no duplicates and no reordering when librdkafka retries
             "acks": "all",
@@ -89,6 +104,8 @@ class Outbox:
             **config,
         }
         self._producer = Producer(settings) if producer is None else producer
+        timeout = {"message.timeout.ms": round(changelog_timeout_s * 1000)}  # of the producer, not of a record: hence a second one
+        self._changelog = Producer({**settings, **timeout}) if producer is None else producer
         self._high_water = high_water
         self._receipt = Receipt(self)
         self._closed: deque[Receipt] = deque()  # receipts of earlier barriers with acknowledgements still to come
@@ -102,11 +119,11 @@ class Outbox:
     @property
     def pending(self) -> int:
         """Records that librdkafka or the broker still has to answer for, or that wait for room in librdkafka's queue."""
-        return len(self._producer) + len(self._waiting)
+        return len(self._producer) + len(self._waiting) + (0 if self._changelog is self._producer else len(self._changelog))
 
     def receipt(self) -> Receipt:
-        """Give a receipt for records whose arrival is to be proved by themselves (`settle`), not by the next `barrier`."""
-        return Receipt(self)
+        """Give a receipt for changelog records: their arrival is proved by `settle`, and they may be given up (`Receipt.late`)."""
+        return Receipt(self, own=True)
 
     def publish(
         self,
@@ -156,7 +173,7 @@ class Outbox:
         messages: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in records]
         receipt.sent += len(messages)
         self.published += len(messages)
-        taken = self._producer.produce_batch(topic, messages, partition, on_delivery=receipt.answer) if messages else 0
+        taken = self._of(receipt).produce_batch(topic, messages, partition, on_delivery=receipt.answer) if messages else 0
         if taken == len(messages):
             return
         for message in messages:
@@ -178,9 +195,9 @@ class Outbox:
     ) -> bool:
         try:
             if headers is None:
-                self._producer.produce(topic, value, key, partition, on_delivery=receipt.answer)
+                self._of(receipt).produce(topic, value, key, partition, on_delivery=receipt.answer)
             else:
-                self._producer.produce(topic, value, key, partition, on_delivery=receipt.answer, headers=list(headers))
+                self._of(receipt).produce(topic, value, key, partition, on_delivery=receipt.answer, headers=list(headers))
         except BufferError:
             return False
         except KafkaException as exc:
@@ -188,9 +205,14 @@ class Outbox:
             raise self.fail(str(error.name()), f"a record for {topic} can't be sent: {error.str()}") from exc
         return True
 
+    def _of(self, receipt: Receipt) -> Any:
+        return self._changelog if receipt.own else self._producer
+
     def poll(self) -> None:
         """Take the acknowledgements that have come, and hand on what waits for room."""
         self.acknowledged += self._producer.poll(0)
+        if self._changelog is not self._producer:
+            self.acknowledged += self._changelog.poll(0)
         while self._waiting:
             if not self._produce(*self._waiting[0]):
                 break
@@ -260,4 +282,6 @@ class Outbox:
 
     def close(self, timeout_s: float = 2.0) -> int:
         """Give what is under way `timeout_s` seconds more; give the number of records that are left behind."""
-        return int(self._producer.flush(timeout_s)) + len(self._waiting)
+        self._changelog.flush(timeout_s)
+        self._producer.flush(timeout_s)
+        return self.pending

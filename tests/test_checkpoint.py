@@ -29,6 +29,7 @@ class Bench:
         self.steps: list[str] = []
         self.offsets = {EVENTS: 10}
         self.confirmed = True
+        self.late = False
         self.error: DeliveryError | None = None
         self.pending = 0
         self.sent: dict[bytes, bytes | None] = {}
@@ -45,7 +46,7 @@ class Bench:
     # the outbox
 
     def receipt(self) -> Any:
-        return SimpleNamespace(offset=4)
+        return SimpleNamespace(offset=4, late=self.late)
 
     async def barrier(self) -> None:
         self._step("barrier")
@@ -140,6 +141,16 @@ def test_refused_member_writes_nothing(bench: Bench) -> None:
     assert not bench.run()
     assert bench.sent == {}
     assert bench.rows.dirty == 2
+
+
+def test_late_changelog_is_given_up(bench: Bench) -> None:
+    """Rows that could not be sent in time are neither stored nor committed; they go out with the next checkpoint."""
+    bench.late = True
+    assert not bench.run()
+    assert (bench.stored(), bench.steps[-1], bench.rows.dirty) == ({}, "settle", 2)
+    bench.late = False
+    assert bench.run()
+    assert bench.stored()[b"a"] == b"1"
 
 
 def test_delivery_error_commits_nothing(bench: Bench) -> None:

@@ -135,6 +135,25 @@ def test_receipt_tells_the_last_offset() -> None:
     asyncio.run(run())
 
 
+def test_late_changelog_is_no_failure() -> None:
+    """A changelog record that timed out is told by its receipt and stops nothing; an output record that timed out is a failure."""
+
+    async def run() -> None:
+        library = Library(room=100)
+        box = outbox(library)
+        receipt = box.receipt()
+        box.publish_many("changelog", [(b"k", b"1")], 0, receipt=receipt)
+        library.acknowledge(1, KafkaError(KafkaError._MSG_TIMED_OUT))  # noqa: SLF001 - the library's own name
+        await box.settle([receipt])
+        assert receipt.late
+        box.publish("t", b"k", b"1")
+        library.acknowledge(1, KafkaError(KafkaError._MSG_TIMED_OUT))  # noqa: SLF001 - the library's own name
+        with pytest.raises(DeliveryError):
+            await box.barrier()
+
+    asyncio.run(run())
+
+
 def test_nothing_passes_after_a_failure() -> None:
     """Once a record was refused, barriers, receipts, readiness and publishing all raise, the first error each time."""
 
