@@ -1,4 +1,4 @@
-"""`make bench`: measures on the embedded broker and, where there is one, on Apache Kafka; prints the figures and writes bench/report.json."""
+"""`make bench`: measures on the embedded broker and, where there is one, on Apache Kafka; prints and writes bench/report.json."""
 
 from __future__ import annotations
 

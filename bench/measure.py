@@ -94,12 +94,8 @@ def _timed(
     used = subject.cpu_s() - cpu
     p99_s = run.quantile_ms(0.99) / 1000.0 if lists else 0.0
     on_time = run.late_s < 1.0
-    held = (
-        on_time
-        and missing == 0
-        and behind <= LAG_GROWTH * run.sent
-        and (not lists or (p99_s <= WORST_S and run.lists >= LISTS_PER_EVENT * run.sent))
-    )
+    listed = not lists or (p99_s <= WORST_S and run.lists >= LISTS_PER_EVENT * run.sent)
+    held = on_time and missing == 0 and behind <= LAG_GROWTH * run.sent and listed
     figures = {
         "events_per_s": float(rate),
         "lists_per_s": round(run.lists / seconds, 1),

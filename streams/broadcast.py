@@ -91,10 +91,8 @@ class Broadcast:
                         messages.append(message)
                     elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's name
                         ended.append((message.topic(), message.partition()))
-                    elif not error.retriable() and error.fatal():
-                        raise BrokerError(
-                            "broadcast_failed", error.str(), "a readable topic", "look at the broker and the rights", retryable=True
-                        )
+                    elif error.fatal():
+                        self._give_up(error.str())
                     else:
                         log.warning("broadcast_error", error=error.str())
                 if messages:

@@ -38,7 +38,7 @@ ORIGIN, ALIAS = "origin", "as"
 
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
-    """What intake decides by. `examples_per_s`: examples asked for per second at most; `tolerance_ms`: how far an event may be in the future."""
+    """What intake decides by. `examples_per_s`: examples at most; `tolerance_ms`: how far an event may be in the future."""
 
     partitions: int
     surfaces: tuple[str, ...]
