@@ -103,8 +103,8 @@ def _timed(
         "rss_mb": round(subject.counter("headwater_memory_bytes") / 2**20, 1),
     }
     say(
-        f"  {rate:>6}/s for {seconds:g} s: {'holds' if held else 'does not hold'}; p99 {p99_s * 1000:.0f} ms, {run.lists / run.sent:.2f} lists an event, "
-        f"{behind} events behind at the end, {missing} never in state, generator late by {run.late_s * 1000:.0f} ms, "
+        f"  {rate:>6}/s for {seconds:g} s: {'holds' if held else 'does not hold'}; p99 {p99_s * 1000:.0f} ms, "
+        f"{run.lists / run.sent:.2f} lists an event, {behind} events behind at the end, {missing} never in state, generator late by {run.late_s * 1000:.0f} ms, "
         f"{figures['cpu_s_per_1000']:.3f} CPU s per 1,000, {figures['rss_mb']:.0f} MB, {took:.0f} s in all"
     )
     return figures, held
