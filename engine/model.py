@@ -90,6 +90,11 @@ class Model:
         self.catalogue.put_vectors([item_key(i) for i in generation.item_ids], vectors)
         self.generation = generation.id
 
+    def use_ranker(self, ranker: Ranker) -> None:
+        """Take over published weights: those of this generation, or any while nothing was learned here."""
+        if ranker.generation == self.generation or not self.ranker.version:
+            self.ranker = ranker
+
     def use_rules(self, rules: RuleSet) -> None:
         """Take over all rules."""
         self._rules = rules
@@ -150,7 +155,7 @@ class Model:
             )
             rows = [at, *(other for other in chosen.tolist() if other not in together)]
             x = np.concatenate([features.shared[:, rows], features.personal[:, 0, rows]]).T
-            made.append(Example(*position, situation, np.ascontiguousarray(x, "<f4").tobytes()))
+            made.append(Example(*position, situation, np.ascontiguousarray(x, "<f4").tobytes(), self.generation))
         return made
 
     def _rank(self, asks: Sequence[Ask]) -> list[Ranking]:

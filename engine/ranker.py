@@ -36,7 +36,7 @@ FORMAT = 1
 
 class Example(msgspec.Struct, array_like=True, frozen=True):
     """What was taken and what else could have been, with the features as they were: `features` (1 + negatives, F) float32 bytes, the
-    item taken first. `source`, `epoch`, `partition`, `offset`: the event that took it.
+    item taken first. `source`, `epoch`, `partition`, `offset`: the event that took it; `generation`: that of the features.
     """
 
     source: str
@@ -45,6 +45,7 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
     offset: int
     situation: int
     features: bytes
+    generation: str = ""
 
     def matrix(self) -> Floats:
         """(1 + negatives, F) float32."""
@@ -53,13 +54,17 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass
 class Ranker:
-    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients. `version` counts the examples learned."""
+    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients.
+
+    `version` counts the examples learned; `generation`: whose features it learned last. A new generation goes on from the weights of the old.
+    """
 
     common: NDArray[np.float64] = field(default_factory=lambda: np.array([PRIOR[name] for name in NAMES]))
     own: NDArray[np.float64] = field(default_factory=lambda: np.zeros((SITUATIONS, len(NAMES))))
     common_squares: NDArray[np.float64] = field(default_factory=lambda: np.full(len(NAMES), 1e-2))
     own_squares: NDArray[np.float64] = field(default_factory=lambda: np.full((SITUATIONS, len(NAMES)), 1e-2))
     version: int = 0
+    generation: str = ""
     rate: float = 0.1
     own_rate: float = 0.05
 
@@ -90,13 +95,14 @@ class RankerState(msgspec.Struct, array_like=True):
     names: tuple[str, ...]
     arrays: tuple[bytes, bytes, bytes, bytes]
     applied: dict[str, tuple[int, int]]
+    generation: str = ""
 
 
 def pack_ranker(ranker: Ranker, applied: dict[str, tuple[int, int]]) -> bytes:
     """The ranker and the positions it covers, as bytes."""
     arrays = (ranker.common, ranker.own, ranker.common_squares, ranker.own_squares)
     packed = (arrays[0].tobytes(), arrays[1].tobytes(), arrays[2].tobytes(), arrays[3].tobytes())
-    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied))
+    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied, ranker.generation))
 
 
 def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
@@ -111,7 +117,9 @@ def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
             "ranker_format", f"format {state.format} with {state.names}", f"format {FORMAT} with {NAMES}", "let the ranker learn anew"
         )
     common, own, common_squares, own_squares = (np.frombuffer(part).copy() for part in state.arrays)
-    ranker = Ranker(common, own.reshape(SITUATIONS, -1), common_squares, own_squares.reshape(SITUATIONS, -1), state.version)
+    ranker = Ranker(
+        common, own.reshape(SITUATIONS, -1), common_squares, own_squares.reshape(SITUATIONS, -1), state.version, state.generation
+    )
     if not np.isfinite(ranker.weights()).all():
         raise StateError("ranker_not_finite", "a weight that is not finite", "finite weights", "let the ranker learn anew")
     return ranker, state.applied

@@ -49,6 +49,7 @@ class Learner:
                 known = self._applied.get(source)
                 if known is None or known[0] != example.epoch or example.offset > known[1]:
                     self._applied[source] = (example.epoch, example.offset)
+                    self._ranker.generation = example.generation
                     self._ranker.learn(example.matrix(), example.situation)
                     self._changed = True
             if self._changed:

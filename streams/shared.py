@@ -160,7 +160,7 @@ class Shared:
                         self._put_vector(key.decode(), live)
                 elif topic == self._names.weights:
                     if value is not None:
-                        self._model.ranker, _ = unpack_ranker(value)
+                        self._model.use_ranker(unpack_ranker(value)[0])
                         self._metrics.learned.set(self._model.ranker.version)
                 elif topic == self._names.rules:
                     changed_rules = True
