@@ -12,6 +12,7 @@ output. Here one Faust message stands for up to `batch_size` records of one part
 * `BatchConsumer.wait_empty` (transport/consumer.py): before a rebalance and at the end, finish batches, checkpoint, let go of the rows.
 * `BatchConsumer.on_buffer_full` (transport/consumer.py): a full queue makes the reader wait, without a pause of 1 s.
 * `BatchConsumer.on_task_error` (transport/consumer.py): no commit after an error.
+* `FetchThread._create_worker_consumer`, `BatchConsumer._new_consumer_thread` (transport/drivers/aiokafka.py): how long a fetch may wait.
 * `BatchTransport`, `BatchApp._new_transport` (transport/drivers/aiokafka.py, app/base.py): plug these in.
 * `HeadlessBoot.enable_web` (app/base.py `BootStrategy._should_enable_web`): Faust's web server is never made, so its port is not opened.
 
@@ -57,6 +58,10 @@ QUEUED_BATCHES = 16
 """Batches waiting before a handler: 8,000 records, and what is lost work when a rebalance empties the queue."""
 MAX_DIRTY = 20_000
 """Dirty rows at which a checkpoint is made at once; at twice as many reading waits for it. At 1 kB a row 40 MB are encoded at most."""
+FETCH_WAIT_MS = 1500
+"""How long a broker may keep a fetch without records, as upstream has it: Apache Kafka answers as soon as there is one."""
+MOCK_FETCH_WAIT_MS = 5
+"""The same on librdkafka's mock cluster, which keeps such a fetch for the whole time even when a record comes meanwhile."""
 DRAIN_S = 5.0
 """How long a rebalance or the end waits for batches that are not done."""
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -175,6 +180,16 @@ class BatchSchema(faust.Schema[bytes, bytes]):
         return decode
 
 
+class FetchThread(driver.AIOKafkaConsumerThread):
+    """Faust's reader with another wait."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        # transport/drivers/aiokafka.py has `fetch_max_wait_ms=1500` and no setting for it
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = self.app.fetch_wait_ms  # noqa: SLF001 # read by `AIOKafkaConsumer.start`
+        return consumer
+
+
 class BatchConsumer(driver.Consumer):
     """Delivers batches for the app's batch topics and changelogs, and commits by checkpoints."""
 
@@ -189,6 +204,9 @@ class BatchConsumer(driver.Consumer):
         self._ended = False
 
     # -- reading
+
+    def _new_consumer_thread(self) -> Any:
+        return FetchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - upstream's signature
         """Replace transport/consumer.py `Consumer.getmany`: `for tp, record in records_it: ... yield tp, to_message(tp, record)`.
@@ -422,6 +440,7 @@ class BatchApp(faust.App):
         batch_size: records in a batch at most.
         max_dirty: dirty rows at which a checkpoint is made at once.
         drain_s: how long a rebalance or the end waits for batches under way.
+        fetch_wait_ms: how long a broker may keep a fetch without records.
         credentials: Faust's `broker_credentials` (TLS, SASL).
         settings: further settings of Faust; they win.
     """
@@ -444,6 +463,7 @@ class BatchApp(faust.App):
         batch_size: int = BATCH_SIZE,
         max_dirty: int = MAX_DIRTY,
         drain_s: float = DRAIN_S,
+        fetch_wait_ms: int = FETCH_WAIT_MS,
         credentials: Any = None,
         **settings: Any,
     ) -> None:
@@ -453,6 +473,7 @@ class BatchApp(faust.App):
         self.batch_size = batch_size
         self.max_dirty = max_dirty
         self.drain_s = drain_s
+        self.fetch_wait_ms = fetch_wait_ms
         self.failure: BaseException | None = None
         self.batch_topics: set[str] = set()
         self._checkpoint_tables: list[CheckpointTable[Any]] = []

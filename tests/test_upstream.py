@@ -25,7 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
 
-from streams.batch import BatchConsumer, BatchSchema, BatchTransport, HeadlessBoot
+from streams.batch import BatchConsumer, BatchSchema, BatchTransport, FetchThread, HeadlessBoot
 from streams.table import OFFSET_KEY, CheckpointTable
 
 PINNED: list[tuple[type, str, str, str]] = [
@@ -78,6 +78,8 @@ PINNED: list[tuple[type, str, str, str]] = [
         "8db40aa72fa635cc",
         "commits what is assigned; False when the group has rebalanced: the proof in checkpoint step 3",
     ),
+    (driver.AIOKafkaConsumerThread, "_create_worker_consumer", "936e53aab137bb69", "FetchThread: is fetch_max_wait_ms still fixed?"),
+    (driver.Consumer, "_new_consumer_thread", "89ce55d44796a2e9", "BatchConsumer._new_consumer_thread"),
     (driver.AIOKafkaConsumerThread, "_fetch_records", "dcc2d96f49713c19", "fetches nothing while the flow is stopped"),
     (driver.AIOKafkaConsumerThread, "seek_to_beginning", "b7badf5c7bdd1fba", "perform_seek for partitions without a commit"),
     (App, "_on_partitions_revoked", "99aa6ba163476c6f", "stops the flow, empties queues, then wait_empty"),
@@ -149,7 +151,7 @@ def test_overrides_have_something_to_replace() -> None:
         (
             BatchConsumer,
             driver.Consumer,
-            ("getmany", "perform_seek", "force_commit", "wait_empty", "on_stop", "on_task_error", "on_buffer_full"),
+            ("getmany", "perform_seek", "force_commit", "wait_empty", "on_stop", "on_task_error", "on_buffer_full", "_new_consumer_thread"),
         ),
         (
             CheckpointTable,
@@ -159,6 +161,7 @@ def test_overrides_have_something_to_replace() -> None:
         (BatchSchema, Schema, ("compile",)),
         (HeadlessBoot, BootStrategy, ("enable_web",)),
         (BatchTransport, driver.Transport, ("Consumer",)),
+        (FetchThread, driver.AIOKafkaConsumerThread, ("_create_worker_consumer",)),
     ):
         for name in names:
             assert name in vars(ours), name
