@@ -186,7 +186,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         # transport/drivers/aiokafka.py has `fetch_max_wait_ms=1500` and no setting for it
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = self.app.fetch_wait_ms  # noqa: SLF001 # read by `AIOKafkaConsumer.start`
+        consumer._fetch_max_wait_ms = cast("BatchApp", self.app).fetch_wait_ms  # noqa: SLF001 # read by `AIOKafkaConsumer.start`
         return consumer
 
 
