@@ -20,6 +20,8 @@ POLL_S = 0.1
 MOST = 2_000
 """Records in one hand-over: at 10-20 µs each the engine's thread is busy for 20-40 ms while it catches up."""
 TIMEOUT_S = 20.0
+STOP_S = 2.0
+"""How long the end waits for a batch under way; the thread ends with the process in any case."""
 
 log = logger(__name__)
 Apply = Callable[[Sequence[Message]], Coroutine[Any, Any, None]]
@@ -49,6 +51,7 @@ class Broadcast:
         self._topics = topics
         self._apply = apply
         self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self._left: set[tuple[str, int]] = set()
         self.caught_up = asyncio.Event()
         self.failure: BaseException | None = None
@@ -74,9 +77,11 @@ class Broadcast:
         self._thread = threading.Thread(target=self._read, args=(loop,), name="broadcast", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop reading."""
+    async def stop(self) -> None:
+        """Stop reading, and wait until the last batch is applied."""
         self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, STOP_S)
 
     def _give_up(self, found: str) -> NoReturn:
         raise BrokerError("broadcast_failed", found, "readable topics", "look at the broker and the rights", retryable=True)
@@ -95,7 +100,7 @@ class Broadcast:
                         self._give_up(error.str())
                     else:
                         log.warning("broadcast_error", error=error.str())
-                if messages:
+                if messages and not self._stopping.is_set():
                     asyncio.run_coroutine_threadsafe(self._apply(messages), loop).result()
                     self.records += len(messages)
                 if ended and self._left:

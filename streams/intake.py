@@ -15,25 +15,30 @@ from typing import Any
 import msgspec
 
 from engine.decode import decode_event
-from engine.errors import BadRecord
+from engine.errors import BadRecord, Problem
 from engine.features import taste_of
 from engine.item import PairBatch, PairDelta
 from engine.lists import Trigger
 from engine.partition import hash64, item_key, partition_of
 from engine.records import Event
 from engine.user import Change, Limits, Position, UserState, Verdict, user_key
+from streams import surfaces
 from streams.batch import Batch
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
 from streams.listmaker import Lesson, ListMaker, Owed, Standing
 from streams.metrics import Metrics
+from streams.origins import ALIAS, MERGED, MOST_BYTES, ORIGIN, Headers, headers_of, origin_of, read_origin, through, went_through
 from streams.outbox import Outbox
 from streams.table import CheckpointTable
 
 QUIET = frozenset({"impression", "search"})
 """Event types that change nothing the user should see."""
-ORIGIN, ALIAS = "origin", "as"
-"""Headers of a re-routed record: "topic/epoch/partition/offset" where it stood first; the user id it was sent under, if another."""
+ROUTED = "_events"
+"""The source whose records only workers write."""
+MOST_ALIAS_LOGS = 64
+"""Logs of aliases whose positions a row keeps; of those before, the event ids tell repeats."""
+NO_HEADERS: Headers = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +97,19 @@ class Intake:
         generation = self._generation()
         for record in batch.records:
             position = Position(self._source, epoch, batch.partition, record.offset)
-            headers = dict(record.headers) if record.headers else {}
+            headers = headers_of(record.headers) if self._source == ROUTED and record.headers else NO_HEADERS
+            key = record.key if record.key is None else headers.get(ALIAS, record.key)
             try:
-                event = decode_event(record.value, headers.get(ALIAS, record.key), types=self._rules.types, max_bytes=self._rules.max_bytes)
+                event = decode_event(record.value, key, types=self._rules.types, max_bytes=self._rules.max_bytes)
+                place = read_origin(headers) or position
+                right = partition_of(record.key, self._rules.partitions)
+                if right != batch.partition:
+                    self._route(record, record.key, right, place, headers)
+                else:
+                    self._apply(rows, record, event, place, position, owed, deltas, latest, generation, headers)
             except BadRecord as problem:
                 self._dead.send(problem, record)
                 self._counts["dead"].inc()
-                continue
-            right = partition_of(record.key, self._rules.partitions)
-            if right != batch.partition:
-                self._route(record, record.key, right, position, headers)
-                continue
-            place = _origin(headers) or position
-            self._apply(rows, record, event, place, position, owed, deltas, latest, generation)
         self._send_pairs(batch.partition, epoch, deltas)
         owed.paid()
 
@@ -119,22 +124,19 @@ class Intake:
         deltas: dict[int, list[PairDelta]],
         latest: int,
         generation: str,
+        headers: Headers,
     ) -> None:
         row: UserState = rows.edit(user_key(record.key))
-        if row.alias_of:
-            target = row.alias_of.encode()
-            headers = {ALIAS: event.user_id.encode()}
-            own = place._replace(
-                source=f"{place.source}@{hash64(event.user_id):x}"
-            )  # a log of its own: the target has other offsets of this one
-            self._route(record, target, partition_of(target, self._rules.partitions), own, headers)
-            return
         user_id = record.key.decode()
+        if row.alias_of and not went_through(place, hash64(user_id)):
+            self._pass_on(row, user_id, record, event, place, headers)
+            return
         time_ms = min(event.timestamp, latest)
         key = item_key(event.item_id) if event.item_id is not None else 0
         lesson = None
         if (
             self._allowance >= 1.0
+            and MERGED not in headers
             and row.events
             and key
             and key not in row.seen
@@ -148,17 +150,32 @@ class Intake:
         if verdict is Verdict.APPLIED:
             row.generation = generation
             self._maker.now = max(self._maker.now, time_ms)
-            if change.weight > 0 and row.personalise:
+            if "@" in place.source:
+                _bound(row)
+            if change.weight > 0 and row.personalise and MERGED not in headers:
                 self._pair(position.offset, time_ms, change, key, deltas)
                 if lesson is not None:
                     self._allowance -= 1.0
                     self._maker.learn(Lesson(lesson, key, position, owed))
-        elif verdict is not Verdict.REDELIVERED:
+        elif verdict is not Verdict.REDELIVERED or time_ms <= row.erased_at:
             return
         if event.type not in QUIET and self._rules.lists:
-            surfaces = self._rules.surfaces if event.surface in self._rules.surfaces else (*self._rules.surfaces, event.surface)
+            wanted = self._rules.surfaces
+            if event.surface not in wanted and surfaces.note(rows, event.surface):
+                wanted = (*wanted, event.surface)
             trigger = Trigger("event", event.event_id, event.timestamp, place)
-            self._maker.want(Standing(position.partition, user_id, trigger, surfaces, record.timestamp / 1000.0), owed)
+            self._maker.want(Standing(position.partition, user_id, trigger, wanted, record.timestamp / 1000.0), owed)
+
+    def _pass_on(self, row: UserState, user_id: str, record: Any, event: Event, place: Position, headers: Headers) -> None:
+        """Send an event of an alias to the user it belongs to, unless it came before the alias did and went there with the history."""
+        if row.covers(place):
+            self._counts[Verdict.REDELIVERED.value].inc()
+        elif hash64(event.event_id) in row.event_ids:
+            self._counts[Verdict.DUPLICATE.value].inc()
+        else:
+            target = row.alias_of.encode()
+            kept = {ALIAS: event.user_id.encode(), **({MERGED: headers[MERGED]} if MERGED in headers else {})}
+            self._route(record, target, partition_of(target, self._rules.partitions), through(place, hash64(user_id)), kept)
 
     def _pair(self, offset: int, time_ms: int, change: Change, key: int, deltas: dict[int, list[PairDelta]]) -> None:
         others = tuple(item_key(other.item_id) for other in change.others)
@@ -171,18 +188,23 @@ class Intake:
         for target, found in deltas.items():
             self._outbox.publish(self._pairs_topic, None, self._encode(PairBatch(self._source, epoch, partition, tuple(found))), target)
 
-    def _route(self, record: Any, key: bytes, partition: int, place: Position, headers: Mapping[str, bytes]) -> None:
-        """Pass a record on to where it belongs, with the place where it stood first."""
-        origin = headers.get(ORIGIN) or f"{place.source}/{place.epoch}/{place.partition}/{place.offset}".encode()
-        kept = {**headers, ORIGIN: origin}
+    def _route(self, record: Any, key: bytes, partition: int, place: Position, headers: Headers) -> None:
+        """Pass a record on to where it belongs, with the place where it stood first.
+
+        Raises:
+            BadRecord: with its headers it is too large.
+        """
+        kept = {**headers, ORIGIN: origin_of(place)}
+        size = len(record.value) + len(key) + len(headers.get(ALIAS, b"")) + MOST_BYTES
+        if size > self._rules.max_bytes:
+            expected, remedy = f"{self._rules.max_bytes} bytes at most, headers included", "send it to the right partition, or send less"
+            raise BadRecord([Problem("record", "too_large", f"{size} bytes to be passed on", expected, remedy)])
         self._outbox.publish(self._routed_topic, key, record.value, partition, list(kept.items()))
         self._counts["rerouted"].inc()
 
 
-def _origin(headers: Mapping[str, bytes]) -> Position | None:
-    """The place where a re-routed record stood first."""
-    raw = headers.get(ORIGIN)
-    if raw is None:
-        return None
-    source, epoch, partition, offset = raw.decode().rsplit("/", 3)
-    return Position(source, int(epoch), int(partition), int(offset))
+def _bound(row: UserState) -> None:
+    """Drop the oldest positions in logs of aliases: each new anonymous id of a user brings one."""
+    logs = [name for name in row.applied if "@" in name]
+    for name in logs[: max(0, len(logs) - MOST_ALIAS_LOGS)]:
+        del row.applied[name]

@@ -70,6 +70,8 @@ class ItemOwner:
         for record in batch.records:
             self._apply(rows, batch.partition, self._decode(record.value))
             await asyncio.sleep(0)
+            if batch.lost:
+                return
         batch.done()
 
     def _apply(self, rows: Any, partition: int, found: PairBatch) -> None:
@@ -113,16 +115,19 @@ class ItemOwner:
         self._published[COUNTS].inc(len(records))
 
     async def _publish_neighbours(self, places: list[tuple[int, int]]) -> None:
-        work = []
+        work, marks = [], []
         for partition, item in places:
             row = self._row(partition, item)
             if row is not None and row.worth_publishing():
-                self._items.rows(partition).edit(row_key(item)).published_mass = row.mass
                 work.append((item, dict(row.pairs), row.last_time))
+                marks.append((self._items.rows(partition), item, row.mass))
         if not work:
             return
         records = await self._engine.call(self._choose, work)
         self._outbox.publish_many(self._topic, records)
+        for rows, item, mass in marks:  # after the publishing: a checkpoint between the two would say what is not so
+            if not rows.closed:
+                rows.edit(row_key(item)).published_mass = mass
         self._published[NEIGHBOURS].inc(len(records))
 
     def _choose(self, work: list[tuple[int, dict[int, float], int]]) -> list[tuple[bytes | None, bytes | None]]:
@@ -142,12 +147,14 @@ _counts = msgspec.msgpack.Decoder(Counts)
 _neighbours = msgspec.msgpack.Decoder(NeighbourList)
 
 
-def take_over(model: Model, key: bytes, value: bytes) -> None:
-    """Apply one record of `_item_stats` to the model."""
+def take_over(model: Model, key: bytes, value: bytes) -> int:
+    """Apply one record of `_item_stats` to the model; gives the time of the item's newest event where the record tells it, else 0."""
     if key.endswith(COUNTS):
-        model.stats.put(_counts.decode(value))
-    else:
-        model.stats.put_neighbours(_neighbours.decode(value))
+        counts = _counts.decode(value)
+        model.stats.put(counts)
+        return counts.popularity_time
+    model.stats.put_neighbours(_neighbours.decode(value))
+    return 0
 
 
 def _take(queue: dict[tuple[int, int], None], count: int) -> list[tuple[int, int]]:

@@ -44,13 +44,18 @@ class Learner:
             if rows is not self._rows:
                 self._load(rows)
             for record in batch.records:
-                example = self._decode(record.value)
+                try:
+                    example = self._decode(record.value)
+                    features = example.matrix()
+                except (msgspec.DecodeError, ValueError) as error:  # of a release with other features
+                    log.warning("example_passed_over", offset=record.offset, reason=str(error)[:200])
+                    continue
                 source = f"{example.source}/{example.partition}"
                 known = self._applied.get(source)
                 if known is None or known[0] != example.epoch or example.offset > known[1]:
                     self._applied[source] = (example.epoch, example.offset)
                     self._ranker.generation = example.generation
-                    self._ranker.learn(example.matrix(), example.situation)
+                    self._ranker.learn(features, example.situation)
                     self._changed = True
             if self._changed:
                 rows.set_meta(ROW, pack_ranker(self._ranker, self._applied))

@@ -1,32 +1,41 @@
 """Makes lists for the users that have waited longest, many at a time, off the event loop. It decides nothing about ranking.
 
-A batch of source records is acknowledged when all it led to is published: each job counts down the batches that wait for it.
+A batch of source records is acknowledged when all it led to is published: each job counts down the batches that wait for it. What can't
+be made (a request that the model does not bear) is left out with an error in the log; it never stops the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter, time
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.features import Taste, taste_of
 from engine.lists import RECOMMENDATION, RESPONSE, Trigger, encode_list
-from engine.model import Ask, Model
+from engine.model import Ask, Model, Ranking
 from engine.partition import item_key
 from engine.ranker import Example
 from engine.records import Request
 from engine.user import Position, UserState, user_key
 from streams.batch import Batch
 from streams.engine_thread import EngineThread
+from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox
-from streams.table import CheckpointTable, NotOwnedError
+from streams.table import CheckpointTable, NotOwnedError, Rows
 
 HIGH_WATER = 4_000
 """Users waiting for a list from which on no further batch is applied: the rest waits in Kafka, where it is durable."""
+HEADERS_BYTES = 1_024
+"""Room in a record for the key and the headers beside the list."""
+
+log = logger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,16 +64,28 @@ class Standing:
     owed: list[Owed] = field(default_factory=list)
 
 
+class Query(NamedTuple):
+    """A search in the space of one generation: `vector` (D,) float32, centred and of unit length."""
+
+    generation: str
+    vector: NDArray[np.float32]
+
+
 @dataclass(slots=True)
 class Answer:
-    """A request to be answered; `stale`: the event it wanted to be included did not come in time."""
+    """A request to be answered; `stale`: the event it wanted to be included did not come in time; `note`: what else it could not have.
+
+    `again` is called with it when the query is of another generation than the one in use meanwhile.
+    """
 
     partition: int
     request: Request
     trigger: Trigger
     owed: Owed
+    again: Callable[[Answer], None]
     stale: bool = False
-    query: Any = None
+    query: Query | None = None
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -79,14 +100,24 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Topic names, and what lists are like: `k` items, valid for `ttl_ms`."""
+    """Topic names, and what lists are like: `k` items, valid for `ttl_ms`, `max_bytes` large at most."""
 
     recommendations: str
     responses: str
     examples: str
     k: int
     ttl_ms: int
-    lists: bool = True  # False: state only, for benchmarks and backfills
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One list under way: for whom, what to ask the model, how to write it, and the record's key."""
+
+    job: Standing | Answer
+    ask: Ask
+    encode: Callable[[Ranking], bytes]
+    key: bytes
 
 
 class ListMaker:
@@ -103,17 +134,25 @@ class ListMaker:
         *,
         size: int,
         encode_example: Callable[[Example], bytes],
+        latest: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time,
     ) -> None:
         self._users, self._model, self._engine, self._outbox = users, model, engine, outbox
         self._metrics, self._targets, self._size, self._encode_example = metrics, targets, size, encode_example
         self._standing: dict[tuple[int, str], Standing] = {}
         self._answers: deque[Answer] = deque()
         self._lessons: deque[Lesson] = deque()
+        self._latest, self._clock = latest, clock
+        self._forgotten: set[tuple[int, str]] = set()  # since the lists under way were begun
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self.now = 0
-        """Stream time, ms: the largest accepted event time."""
+        """The largest event time that this worker has accepted, ms."""
+
+    def stream_time(self) -> int:
+        """Now, ms: the largest accepted event time, here or (`latest`) by any worker; the clock's time before the first event."""
+        return max(self.now, self._latest()) or round(self._clock() * 1000)
 
     def want(self, job: Standing, owed: Owed | None) -> None:
         """Ask for a user's standing lists; a user who waits already keeps the place and gets the newer trigger."""
@@ -127,6 +166,15 @@ class ListMaker:
             owed.jobs += 1
             known.owed.append(owed)
         self._notify()
+
+    def forget(self, partition: int, user_id: str, surfaces: Iterable[str]) -> None:
+        """Take a user's standing lists back: those waiting are not made, those under way not published, and tombstones end the others."""
+        job = self._standing.pop((partition, user_id), None)
+        for owed in job.owed if job is not None else ():
+            owed.paid()
+        self._forgotten.add((partition, user_id))
+        for surface in surfaces:
+            self._outbox.publish(self._targets.recommendations, f"{surface}:{user_id}".encode(), None, partition)
 
     def answer(self, job: Answer) -> None:
         """Ask for the answer to a request; it goes before standing lists."""
@@ -167,43 +215,96 @@ class ListMaker:
         answers = [self._answers.popleft() for _ in range(min(len(self._answers), self._size))]
         standing = [self._standing.pop(key) for key in _first(self._standing, max(1, self._size - len(answers)))]
         lessons = [self._lessons.popleft() for _ in range(min(len(self._lessons), 8))]
-        now = round(time() * 1000)
-        work: list[tuple[Standing | Answer, Ask, Callable[[Any], bytes], bytes, int]] = []
+        self._forgotten.clear()
+        now = round(self._clock() * 1000)
+        work: list[Work] = []
+        parts = {}
         for waiting in standing:
             row = self._row(waiting.partition, waiting.user_id)
             if row is not None:
+                parts[waiting.partition] = self._users.rows(waiting.partition)
                 work += [self._standing_work(waiting, row, surface, now) for surface in waiting.surfaces]
         work += [self._answer_work(request, now) for request in answers]
         began = perf_counter()
-        made, examples = await self._engine.call(self._make, [(ask, encode) for _, ask, encode, _, _ in work], lessons)
+        made, examples = await self._engine.call(self._make, work, lessons)
         self._metrics.scoring.observe(perf_counter() - began)
         self._metrics.batch_users.observe(len(work))
-        for (job, _, _, key, partition), value in zip(work, made, strict=True):
+        again: dict[int, Answer] = {}
+        for one, value in zip(work, made, strict=True):
+            job = one.job
             if isinstance(job, Answer):
-                self._outbox.publish(self._targets.responses, key, value, partition, [("schema", RESPONSE)])
-            else:
-                self._outbox.publish(self._targets.recommendations, key, value, partition, [("schema", RECOMMENDATION)])
+                if value is None:
+                    again[id(job)] = job
+                else:
+                    self._outbox.publish(self._targets.responses, one.key, value, job.partition, [("schema", RESPONSE)])
+                    self._metrics.lists.labels("response").inc()
+            elif value is not None and self._still(job, parts[job.partition]):
+                self._outbox.publish(self._targets.recommendations, one.key, value, job.partition, [("schema", RECOMMENDATION)])
+                self._metrics.lists.labels("standing").inc()
         for raw in examples:
             self._outbox.publish(self._targets.examples, b"ranker", raw, 0)
-        self._finish(standing, answers, lessons, len(examples))
+        self._finish(standing, [job for job in answers if id(job) not in again], lessons, len(examples))
+        for job in again.values():
+            job.again(job)
 
-    def _make(self, work: list[tuple[Ask, Callable[[Any], bytes]]], lessons: list[Lesson]) -> tuple[list[bytes], list[bytes]]:
+    def _still(self, job: Standing, rows: Rows[UserState]) -> bool:
+        """Whether a list just made is to be published: not if the user was erased meanwhile, or is another worker's now."""
+        return (job.partition, job.user_id) not in self._forgotten and not rows.closed
+
+    def _make(self, work: Sequence[Work], lessons: Sequence[Lesson]) -> tuple[list[bytes | None], list[bytes]]:
         """In the engine's thread: examples first, since their lists were made before; then rank and encode."""
-        found = [self._model.example(job.taste, job.item, job.position) for job in lessons]
-        rankings = self._model.rank([ask for ask, _ in work])
-        return [encode(ranking) for (_, encode), ranking in zip(work, rankings, strict=True)], [
-            self._encode_example(e) for e in found if e is not None
-        ]
+        examples = [raw for lesson in lessons if (raw := self._example(lesson)) is not None]
+        made: list[bytes | None] = [None] * len(work)
+        now = [at for at, one in enumerate(work) if _of_generation(one.job, self._model.generation)]
+        try:
+            rankings = self._model.rank([work[at].ask for at in now])
+            for at, ranking in zip(now, rankings, strict=True):
+                made[at] = self._encoded(work[at], ranking)
+        except Exception:  # noqa: BLE001 - one of them is more than the model bears: each alone, so that the others are made
+            for at in now:
+                made[at] = self._alone(work[at])
+        return made, examples
+
+    def _alone(self, one: Work) -> bytes | None:
+        """One list; where it can't be made, an empty answer that says so, or none: a standing list stays as it was."""
+        try:
+            return self._encoded(one, self._model.rank([one.ask])[0])
+        except Exception as error:
+            self._metrics.failures.labels("response" if isinstance(one.job, Answer) else "standing").inc()
+            log.exception("list_failed", trigger=one.job.trigger.kind, position=str(one.job.trigger.position), error=repr(error))
+            if isinstance(one.job, Answer):
+                return one.encode(Ranking((), self._model.generation, "this list could not be made: the worker's log says why"))
+            return None
+
+    def _encoded(self, one: Work, ranking: Ranking) -> bytes:
+        """The list as bytes; one that is too large for a record goes without its reasons, and if need be cut."""
+        most = self._targets.max_bytes - HEADERS_BYTES
+        value = one.encode(ranking)
+        if len(value) <= most:
+            return value
+        items = tuple(replace(item, reasons=()) for item in ranking.items)
+        note = "without reasons: the list would be too large for a record"
+        while len(value := one.encode(replace(ranking, items=items, note=note))) > most and items:
+            items = items[: min(len(items) - 1, len(items) * most // len(value))]
+            note = f"cut to {len(items)} of {len(ranking.items)} items and without reasons: the list would be too large for a record"
+        return value
+
+    def _example(self, lesson: Lesson) -> bytes | None:
+        try:
+            example = self._model.example(lesson.taste, lesson.item, lesson.position)
+        except Exception as error:
+            self._metrics.failures.labels("example").inc()
+            log.exception("example_failed", position=str(lesson.position), error=repr(error))
+            return None
+        return None if example is None else self._encode_example(example)
 
     def _finish(self, standing: list[Standing], answers: list[Answer], lessons: list[Lesson], examples: int) -> None:
         wall = time()
         for job in standing:
             self._metrics.freshness.observe(max(0.0, wall - job.read_at))
-            self._metrics.lists.labels("standing").inc(len(job.surfaces))
             for owed in job.owed:
                 owed.paid()
         for one in answers:
-            self._metrics.lists.labels("response").inc()
             one.owed.paid()
         for lesson in lessons:
             lesson.owed.paid()
@@ -215,11 +316,11 @@ class ListMaker:
         except NotOwnedError:
             return None  # revoked: whoever owns it now reads the records again
 
-    def _standing_work(self, job: Standing, row: UserState, surface: str, now: int) -> tuple[Any, Ask, Callable[[Any], bytes], bytes, int]:
-        ask = Ask(taste_of(row, max(self.now, row.last_time)), self._targets.k, surface, _attributes(row))
-        applied = _applied(row)
+    def _standing_work(self, job: Standing, row: UserState, surface: str, now: int) -> Work:
+        ask = Ask(taste_of(row, max(self.stream_time(), row.last_time)), self._targets.k, surface, _attributes(row))
+        applied = applied_of(row, job.trigger.position)
 
-        def encode(ranking: Any) -> bytes:
+        def encode(ranking: Ranking) -> bytes:
             return encode_list(
                 ranking,
                 user_id=job.user_id,
@@ -230,49 +331,66 @@ class ListMaker:
                 valid_until=now + self._targets.ttl_ms,
             )
 
-        return job, ask, encode, f"{surface}:{job.user_id}".encode(), job.partition
+        return Work(job, ask, encode, f"{surface}:{job.user_id}".encode())
 
-    def _answer_work(self, job: Answer, now: int) -> tuple[Any, Ask, Callable[[Any], bytes], bytes, int]:
+    def _answer_work(self, job: Answer, now: int) -> Work:
         request = job.request
         row = self._row(job.partition, request.user_id)
-        at = max(self.now, row.last_time if row else 0)
+        at = max(self.stream_time(), row.last_time if row else 0)
         taste = taste_of(row, at)
         if request.seed_item_id is not None:
             seed = item_key(request.seed_item_id)
             taste = Taste((seed,), (request.seed_item_id,), (*taste.seen, seed), at, taste.last_time, taste.events)
         attributes = _attributes(row) if row else ()
-        ask = Ask(taste, request.k, request.surface, attributes, request.candidates, request.exclude, request.filters or None, job.query)
+        query = None if job.query is None else job.query.vector
+        ask = Ask(taste, request.k, request.surface, attributes, request.candidates, request.exclude, request.filters or None, query)
         extra: dict[str, Any] = {"request_id": request.request_id}
         if job.stale:
             extra["stale"] = True
+        applied = applied_of(row, job.trigger.position) if row else {}
 
-        def encode(ranking: Any) -> bytes:
+        def encode(ranking: Ranking) -> bytes:
+            ranking = replace(ranking, note="; ".join(filter(None, (ranking.note, job.note))))
             return encode_list(
                 ranking,
                 user_id=request.user_id,
                 surface=request.surface,
                 trigger=job.trigger,
-                applied=_applied(row) if row else {},
+                applied=applied,
                 generated_at=now,
                 valid_until=now + self._targets.ttl_ms,
                 extra=extra,
             )
 
-        return job, ask, encode, request.user_id.encode(), job.partition
+        return Work(job, ask, encode, request.user_id.encode())
 
 
 def _attributes(row: UserState) -> tuple[tuple[str, object], ...]:
     return tuple(row.attributes.items())
 
 
-def _applied(row: UserState) -> dict[str, tuple[int, int]]:
-    """Per source topic the last record that the row covers, as (partition, offset)."""
+def applied_of(row: UserState, trigger: Position) -> dict[str, tuple[int, int]]:
+    """Per source topic the last record that the row covers, as (partition, offset): in the trigger's log, elsewhere in the one seen last.
+
+    >>> row = UserState(applied={"events/3": (7, 90), "events/1": (7, 5), "events@ff/2": (7, 8), "users/3": (9, 2)})
+    >>> applied_of(row, Position("events", 7, 3, 90))
+    {'events': (3, 90), 'users': (3, 2)}
+    >>> applied_of(row, Position("events@ff", 7, 2, 8))
+    {'events': (2, 8), 'users': (3, 2)}
+    """
     found: dict[str, tuple[int, int]] = {}
     for name, (_, offset) in row.applied.items():
         source, _, partition = name.rpartition("/")
-        if source not in found or source != "events":
+        if "@" not in source:
             found[source] = (int(partition), offset)
+    known = row.applied.get(f"{trigger.source}/{trigger.partition}")
+    if known is not None:
+        found[trigger.source.partition("@")[0]] = (trigger.partition, known[1])
     return found
+
+
+def _of_generation(job: Standing | Answer, generation: str) -> bool:
+    return isinstance(job, Standing) or job.query is None or job.query.generation == generation
 
 
 def _first(keys: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]]:

@@ -16,6 +16,10 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.events = Counter("headwater_events", "Event records read, by what became of them", ["outcome"], registry=registry)
         self.dead_letters = Counter("headwater_dead_letters", "Records that could not be used", ["topic", "reason"], registry=registry)
+        self.rerouted = Counter(
+            "headwater_rerouted_records", "Records passed on from a wrong partition, or from an alias", ["source"], registry=registry
+        )
+        self.failures = Counter("headwater_list_failures", "Lists and examples that could not be made", ["kind"], registry=registry)
         self.lists = Counter("headwater_lists", "Lists published", ["kind"], registry=registry)
         self.freshness = Histogram(
             "headwater_list_freshness_seconds",

@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.decode import decode_item, decode_rule, key_id
 from engine.encoder import Encoder
-from engine.errors import ArtefactError, BadRecord, HeadwaterError, StateError
+from engine.errors import FOUND_CHARS, ArtefactError, BadRecord, HeadwaterError, Problem, StateError
 from engine.generation import Generation
 from engine.model import Model
 from engine.partition import item_key
@@ -52,6 +52,19 @@ class Active(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+def read_active(value: bytes) -> Active:
+    """The record `active`.
+
+    Raises:
+        BadRecord: it can't be read.
+    """
+    try:
+        return msgspec.json.decode(value, type=Active)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        expected = '{"id", "share", "by", "at", "reason"}'
+        raise BadRecord([Problem("value", "malformed_json", str(error)[:FOUND_CHARS], expected, "send a valid record")]) from error
+
+
 class Loaded(NamedTuple):
     """A generation that was verified on this machine, with its encoder."""
 
@@ -71,6 +84,7 @@ class Shared:
         self._wanted: Active | None = None
         self.loaded: Loaded | None = None
         self.refused: dict[str, str] = {}  # generation -> why it is not served here
+        self.latest = 0  # ms, the newest event time that any worker has told of
         self.held = True  # until the first read to the end: then the newest `active` counts, not each of the past
         self.swapped = asyncio.Event()
 
@@ -145,7 +159,7 @@ class Shared:
             try:
                 if topic == self._names.item_stats:
                     if value is not None:
-                        take_over(self._model, key, value)
+                        self.latest = max(self.latest, take_over(self._model, key, value))
                 elif topic == self._names.items:
                     changed_items = True
                     item = decode_item(value, key)
@@ -170,7 +184,7 @@ class Shared:
                     else:
                         self._rules[rule.rule_id] = rule
                 elif topic == self._names.generations and key == ACTIVE and value is not None:
-                    self._wanted = msgspec.json.decode(value, type=Active)
+                    self._wanted = read_active(value)
             except (BadRecord, StateError, ArtefactError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
                 log.warning(
                     "broadcast_record_passed_over",

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
+from aiokafka.errors import IllegalStateError
 
 from engine.item import Decay, ItemState, decode_item, encode_item
 from engine.model import Model
@@ -59,7 +60,8 @@ class Worker:
         self._shared_partitions = topics.look(client).partitions
         ids = topics.epochs(client, [getattr(names, field) for field in SOURCES.values()])
         self.epochs = Epochs({source: ids[getattr(names, field)] for source, field in SOURCES.items()}, accept=accept_new_logs)
-        self.outbox = Outbox(security.librdkafka(settings))
+        largest = settings.max_record_bytes + topics.BATCH_OVERHEAD
+        self.outbox = Outbox({**security.librdkafka(settings), "message.max.bytes": largest})
         credentials = security.faust(settings).get("broker_credentials")
         self.app = BatchApp(
             settings.app_id,
@@ -85,7 +87,14 @@ class Worker:
         registry = Registry(settings.registry, settings.registry_cache)
         self.shared = Shared(self.model, self.engine, registry, names, metrics, threads=settings.encoder_threads)
         dead = DeadLetters(self.outbox, names.dead_letters, metrics)
-        targets = Targets(names.recommendations, names.responses, names.examples, settings.list_size, round(settings.list_ttl_s * 1000))
+        targets = Targets(
+            names.recommendations,
+            names.responses,
+            names.examples,
+            settings.list_size,
+            round(settings.list_ttl_s * 1000),
+            settings.max_record_bytes,
+        )
         self.maker = ListMaker(
             self.users,
             self.model,
@@ -97,6 +106,7 @@ class Worker:
             encode_example=msgspec.msgpack.Encoder().encode,
         )
         limits = Limits(
+            latest=lambda: self.shared.latest,
             history=settings.history_size,
             seen=settings.seen_cap,
             event_ids=settings.dedupe_events,
@@ -150,12 +160,23 @@ class Worker:
             dead,
             self.epochs,
             partitions=n,
+            metrics,
             surfaces=settings.surfaces,
-            recommendations=names.recommendations,
+            tolerance_ms=round(settings.future_tolerance_s * 1000),
+            topic=names.users,
             routed_topic=names.routed_events,
         )
         asking = Asking(
-            self.users, self.maker, self.outbox, dead, self.epochs, partitions=n, topic=names.requests, encode_query=self.authors.query
+            self.users,
+            self.maker,
+            self.outbox,
+            dead,
+            metrics,
+            self.epochs,
+            partitions=n,
+            max_bytes=settings.max_record_bytes,
+            topic=names.requests,
+            encode_query=self.authors.query,
         )
         self.app.batch_agent(names.users, people.handle)
         self.app.batch_agent(names.requests, asking.handle)
@@ -205,7 +226,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.broadcast.stop()
+            await self.broadcast.stop()
             self.engine.close()
             await web.cleanup()
 
@@ -236,12 +257,18 @@ class Worker:
             self._lag()
 
     def _lag(self) -> None:
-        consumer = self.app.consumer
+        """Records of `events` between the committed offset and the end that the last fetch told of."""
+        consumer, lag = self.app.consumer, self.metrics.lag
+        lag.clear()  # partitions that went elsewhere are not ours to report
         for tp in consumer.assignment() if self.users.owned else ():
             if tp.topic == self.names.events:
-                end, committed = consumer.highwater(tp), self.app.monitor.tp_committed_offsets.get(tp)
-                if committed is not None:
-                    self.metrics.lag.labels(tp.topic, tp.partition).set(max(0, end - committed))
+                try:
+                    end = consumer.highwater(tp)
+                except (AssertionError, IllegalStateError):  # taken away in this moment: Kafka's reader is a thread of its own
+                    continue
+                committed = self.app.monitor.tp_committed_offsets.get(tp)
+                if committed is not None and end is not None:  # None: nothing was fetched yet
+                    lag.labels(tp.topic, tp.partition).set(max(0, end - committed))
 
     def _owned_items(self) -> tuple[set[int], int]:
         """Partitions of `items` that this worker owns, and how many there are."""
