@@ -7,6 +7,8 @@ Unknown items (events name them before the catalogue does) get an index too, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,23 @@ from engine.records import Item
 
 Floats = NDArray[np.float32]
 DAY_MS = 86_400_000
+FRESH = 20_000  # the terms are worked out anew after one change, and in larger catalogues after one in so many items
+
+
+class Terms(NamedTuple):
+    """Categories and tags of all items, both ways, weighted by rarity (tf-idf, Spärck Jones 1972).
+
+    `codes` (E,) int32: the terms of item 0, then of item 1 ..., item i's from `starts[i]` to `starts[i + 1]`; `items` (E,) int32: the items
+    of term 0, then of term 1 ..., term t's from `first[t]` to `first[t + 1]`. `rarity` (T,): log(1 + N / items with it). `scale` (N,):
+    1 / length of an item's row of rarities, 0 without terms.
+    """
+
+    codes: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    items: NDArray[np.int32]
+    first: NDArray[np.int64]
+    rarity: NDArray[np.float64]
+    scale: Floats
 
 
 class Catalogue:
@@ -38,6 +57,10 @@ class Catalogue:
         self.creators = np.zeros(capacity, np.int32)
         self.days = np.zeros(capacity, np.float32)
         self._creator_codes: dict[str, int] = {"": 0}
+        self._term_codes: dict[str, int] = {}
+        self._terms_of: list[tuple[int, ...]] = []
+        self._terms: Terms | None = None
+        self._terms_changed = 0
         self._followers: list[Callable[[int], None]] = []
 
     def __len__(self) -> int:
@@ -65,6 +88,7 @@ class Catalogue:
             at = self.index[key] = len(self.hashes)
             self.hashes.append(key)
             self.items.append(None)
+            self._terms_of.append(())
             if at >= self.capacity:
                 self._grow(2 * self.capacity)
         return at
@@ -76,6 +100,10 @@ class Catalogue:
         self.listable[at] = item.available
         self.since[at] = item.available_from or 0
         self.creators[at] = self._creator_codes.setdefault(item.creator, len(self._creator_codes))
+        codes = self._term_codes
+        names = dict.fromkeys(name.lower() for name in (*item.categories, *item.tags))
+        self._terms_of[at] = tuple(codes.setdefault(name, len(codes)) for name in names)
+        self._terms_changed += 1
         date = item.published_at if item.published_at is not None else item.available_from
         self.days[at] = 0.0 if date is None else date / DAY_MS
         return at
@@ -107,8 +135,16 @@ class Catalogue:
 
     def places(self, keys: Iterable[int]) -> list[int]:
         """Indices of those of `keys` that are known."""
-        index = self.index
-        return [index[key] for key in keys if key in index]
+        find = self.index.get
+        return [at for key in keys if (at := find(key)) is not None]
+
+    def terms(self) -> Terms:
+        """What items are filed under. Items that came since it was last worked out have none yet."""
+        known = self._terms
+        if known is None or self._terms_changed * FRESH > len(known.scale):
+            known = self._terms = terms_of(self._terms_of, len(self._term_codes))
+            self._terms_changed = 0
+        return known
 
     def item_id(self, at: int) -> str:
         """The id of a listable item."""
@@ -128,3 +164,20 @@ class Catalogue:
         self.vectors = vectors
         for grow in self._followers:
             grow(capacity)
+
+
+def terms_of(listed: Sequence[Sequence[int]], terms: int) -> Terms:
+    """Both ways of the lists of term codes of items.
+
+    >>> terms_of([(0, 1), (1,)], 2).items.tolist()
+    [0, 0, 1]
+    """
+    lengths = np.fromiter(map(len, listed), np.int64, len(listed))
+    codes = np.fromiter(chain.from_iterable(listed), np.int32, int(lengths.sum()))
+    owners = np.repeat(np.arange(len(listed), dtype=np.int32), lengths)
+    held = np.bincount(codes, minlength=terms)
+    rarity = np.log1p(len(listed) / np.maximum(held, 1))
+    squares = np.bincount(owners, rarity[codes] ** 2, len(listed))
+    scale = np.divide(1.0, np.sqrt(squares), out=np.zeros(len(listed)), where=squares > 0)
+    starts, first = (np.concatenate([[0], np.cumsum(counts)]) for counts in (lengths, held))
+    return Terms(codes, starts, owners[np.argsort(codes, kind="stable")], first, rarity, scale.astype(np.float32))

@@ -189,7 +189,7 @@ class Evaluation:
         if change.weight <= 0:
             return
         key, others = self.keys[row.item], tuple(item_key(other.item_id) for other in change.others)
-        delta = PairDelta(self.counted, round(row.time * 1000), change.weight, key, others, change.first)
+        delta = PairDelta(self.counted, round(row.time * 1000), change.weight, key, others, change.first, change.together)
         self.counted += 1
         apply_deltas(PairBatch("events", 1, 0, (delta,)), self._row_of, self.steps, self.decay, owner=0, owners=1)
         self.model.stats.put(counts_of(key, self.rows[row.item]))

@@ -14,20 +14,46 @@ from numpy.typing import NDArray
 from engine.catalogue import DAY_MS, Catalogue, Floats
 from engine.partition import item_key
 from engine.stats import ItemStats
-from engine.user import UserState, liked
+from engine.user import SESSION_MS, UserState, liked, together
 
-SHARED = ("trending", "popular", "known", "new", "recent", "unused")
-PERSONAL = ("together", "together_last", "text", "text_last", "text_cold", "creator", "date")
-NAMES = SHARED + PERSONAL
+SHARED = ("trending", "popular", "known", "new", "recent", "unused", "untried", "released", "released_year", "dated")
+PERSONAL = (
+    "together",
+    "together_last",
+    "lately",
+    "lately_last",
+    "session",
+    "basket",
+    "text_last",
+    "creator_last",
+    "tags_last",
+    "date",
+    "date_last",
+    "popularity_gap",
+    "text",
+    "creator",
+    "tags",
+)
+COLD = ("text_cold", "creator_cold", "tags_cold")
+"""The last of the personal ones times how little is known of the item: what decides where nobody has been before."""
+NAMES = SHARED + PERSONAL + COLD
+AT = {name: n for n, name in enumerate(PERSONAL)}
+S, P = len(SHARED), len(PERSONAL)
 RECENT = 20  # liked items that describe a user; older ones add little and cost a product each
+LONGEST = 40  # ... and as many while they belong to the session that goes on
 STEP = 0.9  # weight of one step back among them
-SESSION_MS = 1_800_000  # a gap of 30 minutes ends a session
+FEW = 5.0  # uses at which half of the cold features is left
+SMALL = (
+    0.15  # terms that weigh less in a taste than this share of its strongest are passed over: half the cost for a few percent of the sum
+)
+SIZES = (3, 20)  # events: a new user has at most the first, a known one more than the second
 
 
 @dataclass(frozen=True, slots=True)
 class Taste:
     """What a user's row says to the ranker, copied out of it: newest first. `recent`: hash64 of the liked items; `ids` their ids;
-    `seen`: hash64 of all items that may not be listed again; `now`, `last_time` in ms; `events`: how many so far.
+    `seen`: hash64 of all items that may not be listed again; `now`, `last_time` in ms; `events`: how many so far; `together`: so many of
+    `recent` belong to the user's last session.
     """
 
     recent: tuple[int, ...]
@@ -36,14 +62,17 @@ class Taste:
     now: int
     last_time: int
     events: int
+    together: int = 0
 
 
 def taste_of(state: UserState | None, now: int) -> Taste:
     """Copy what the ranker needs out of a row; None or a user who is not to be personalised gives an empty taste."""
     if state is None or not state.personalise:
         return Taste((), (), () if state is None else tuple(state.seen), now, 0, 0)
-    ids = tuple(one.item_id for one in liked(state.history, RECENT))
-    return Taste(tuple(map(item_key, ids)), ids, tuple(state.seen), now, state.last_time, state.events)
+    found = liked(state.history, LONGEST)
+    session = together(found, found[0].time, found[0].session) if found else 0
+    ids = tuple(one.item_id for one in found[: max(RECENT, session)])
+    return Taste(tuple(map(item_key, ids)), ids, tuple(state.seen), now, state.last_time, state.events, session)
 
 
 def situations(tastes: Sequence[Taste]) -> NDArray[np.intp]:
@@ -53,117 +82,241 @@ def situations(tastes: Sequence[Taste]) -> NDArray[np.intp]:
     3
     """
     gap = [0 if t.events and t.now - t.last_time < SESSION_MS else 1 for t in tastes]
-    size = [0 if t.events <= 3 else 1 if t.events <= 20 else 2 for t in tastes]
-    return np.array([3 * g + s for g, s in zip(gap, size, strict=True)], np.intp)
+    size = [sum(t.events > most for most in SIZES) for t in tastes]
+    return np.array([(len(SIZES) + 1) * g + s for g, s in zip(gap, size, strict=True)], np.intp)
 
 
-SITUATIONS = 6
+SITUATIONS = 2 * (len(SIZES) + 1)
 
 
 @dataclass(slots=True)
 class Links:
-    """Co-visitation of a batch, one entry per (user, history item, neighbour): where it belongs and what it adds to `together`."""
+    """Co-visitation of a batch, one entry per (user, history item, neighbour): where it belongs and what it adds."""
 
     row: NDArray[np.int32]  # (E,) user of the batch
     slot: NDArray[np.int32]  # (E,) place in the user's recent items
     other: NDArray[np.int32]  # (E,) the neighbour's index
-    weight: Floats  # (E,)
+    together: Floats  # (E,)
+    lately: Floats
+    session: Floats
+    basket: Floats
+
+
+CO_VISITED = ("together", "together_last", "lately", "lately_last", "session", "basket")
+"""Square roots of sums over links."""
 
 
 @dataclass(slots=True)
 class Features:
-    """Features of a batch: `shared` (S, N), `personal` (P, B, N) float32, and what the reasons need."""
+    """Features of a batch: `shared` (S, N), `personal` (P, B, N), `cold` (N,) float32, and what the reasons need."""
 
     shared: Floats
     personal: Floats
-    recent: list[list[int]]  # (B, <= RECENT) indices of the users' recent items, newest first
+    cold: Floats
+    recent: list[list[int]]  # (B, <= LONGEST) indices of the users' recent items, newest first
     names: list[list[str]]  # their ids
-    shares: list[Floats]  # (B, <= RECENT) weight of each in the user vector, divided by its length
+    shares: list[Floats]  # (B, <= LONGEST) weight of each in the user vector, divided by its length
     links: Links
 
     def named(self, name: str, row: int = 0) -> Floats:
         """(N,) one feature of one user of the batch."""
-        return self.shared[SHARED.index(name)] if name in SHARED else self.personal[PERSONAL.index(name), row]
+        if name in SHARED:
+            found = self.shared[SHARED.index(name)]
+        elif name in COLD:
+            found = self.personal[P - len(COLD) + COLD.index(name), row] * self.cold
+        else:
+            found = self.personal[AT[name], row]
+        return np.asarray(found, np.float32)
+
+    def rows(self, row: int, items: NDArray[np.integer]) -> Floats:
+        """(len(items), F) all features of some items for one user."""
+        own = self.personal[:, row, items]
+        return np.asarray(np.concatenate([self.shared[:, items], own, own[-len(COLD) :] * self.cold[items]]).T, np.float32)
+
+    def scores(self, weights: Floats) -> Floats:
+        """(B, N) what the features add up to under the users' weights (B, F)."""
+        out = weights[:, :S] @ self.shared
+        for row, own in enumerate(weights):
+            part = self.personal[:, row]
+            out[row] += own[S : S + P] @ part
+            out[row] += (own[S + P :] @ part[-len(COLD) :]) * self.cold
+        return out
 
 
 def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
     """(S, N) float32."""
     n = len(catalogue)
-    count, first = stats.count[:n], stats.first_time[:n]
+    count, first, since = stats.count[:n], stats.first_time[:n], catalogue.since[:n]
     trending, popular = stats.popularity(now)
-    used = first > 0
-    since = np.where(used, first, np.maximum(catalogue.since[:n], stats.start))
-    age = np.maximum(0.0, (now - since) / DAY_MS)
-    rows = (
-        np.log1p(10.0 * trending) / 3.0,
-        np.log1p(10.0 * popular) / 3.0,
-        np.log1p(count) / 3.0,
-        np.exp(-age / 30.0),
-        np.exp(-age / 365.0),
-        1.0 / (1.0 + count),
-    )
-    return np.stack(rows).astype(np.float32)
+    used, dated = first > 0, since != 0
+    age = days_since(np.where(used, first, np.maximum(since, stats.start)), now)
+    release = days_since(since, now)
+    rows = np.empty((S, n), np.float32)
+    rows[0] = np.log1p(10.0 * trending.astype(np.float32)) / 3.0
+    rows[1] = np.log1p(10.0 * popular.astype(np.float32)) / 3.0
+    rows[2] = np.log1p(count) / 3.0
+    rows[3] = np.exp(-age / 30.0)
+    rows[4] = np.exp(-age / 365.0)
+    rows[5] = 1.0 / (1.0 + count)
+    rows[6] = ~used
+    rows[7] = np.exp(-release / 30.0) * dated
+    rows[8] = np.exp(-release / 365.0) * dated
+    rows[9] = dated
+    return rows
 
 
-def links_of(catalogue: Catalogue, stats: ItemStats, recent: list[list[int]], nows: Sequence[int]) -> Links:
+def days_since(times: NDArray[np.int64], now: int) -> Floats:
+    """Days from `times` to `now` (ms), 0 for later ones."""
+    return np.maximum(0.0, (now - times) / DAY_MS).astype(np.float32)
+
+
+def links_of(stats: ItemStats, recent: list[list[int]], tastes: Sequence[Taste]) -> Links:
     """Neighbours of all recent items of a batch, weighted by cosine-like strength, place in the history and age of the counts."""
-    rows, slots, others, weights, lengths, factors = [], [], [], [], [], []
-    half_life = stats.decay.pair_days * DAY_MS
-    root = np.sqrt(stats.count + 5.0)
-    for row, (places, now) in enumerate(zip(recent, nows, strict=True)):
+    found, rows, slots, lengths, factors = [], [], [], [], []
+    lasting, season = stats.decay.pair_days * DAY_MS, stats.decay.season_days * DAY_MS
+    root = (1.0 / np.sqrt(stats.count + FEW)).astype(np.float32)
+    for row, (places, taste) in enumerate(zip(recent, tastes, strict=True)):
         for slot, at in enumerate(places):
-            found = stats.of(at)
-            if len(found.others):
+            one = stats.of(at)
+            if len(one.others):
+                age, own = taste.now - one.time, float(root[at])
+                slow, fast = own * 2.0 ** (-age / lasting), own * 2.0 ** max(-100.0, min(100.0, -age / season))
+                step = STEP**slot
                 rows.append(row)
                 slots.append(slot)
-                others.append(found.others)
-                weights.append(found.weights)
-                lengths.append(len(found.others))
-                factors.append(STEP**slot * 2.0 ** (-(now - found.time) / half_life) / root[at])
-    if not others:
-        none = np.zeros(0, np.int32)
-        return Links(none, none, none, np.zeros(0, np.float32))
-    other = np.concatenate(others)
-    weight = np.concatenate(weights) * np.repeat(np.array(factors, np.float32), lengths) / root[other]
-    return Links(np.repeat(np.array(rows, np.int32), lengths), np.repeat(np.array(slots, np.int32), lengths), other, weight)
+                found.append(one)
+                lengths.append(len(one.others))
+                factors.append((slow * step, fast * step, slow * step, slow if slot < taste.together else 0.0))
+    if not found:
+        none, zero = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return Links(none, none, none, zero, zero, zero, zero)
+    other = np.concatenate([one.others for one in found])
+    weight = np.concatenate([one.weights for one in found], axis=1)
+    weight *= root[other]
+    by_slot = np.repeat(np.array(factors, np.float32).T, lengths, axis=1)
+    basket = weight[2] * by_slot[3]
+    weight *= by_slot[:3]
+    row, slot = np.repeat(np.array([rows, slots], np.int32), lengths, axis=1)
+    return Links(row, slot, other, weight[0], weight[1], weight[2], basket)
 
 
 def features_of(catalogue: Catalogue, stats: ItemStats, tastes: Sequence[Taste]) -> Features:
     """Features of all items for a batch of users; the shared ones as of the newest `now` among them."""
     n, b = len(catalogue), len(tastes)
     shared = shared_features(catalogue, stats, max(t.now for t in tastes))
+    cold = (1.0 / (1.0 + stats.count[:n] / FEW)).astype(np.float32)
     index = catalogue.index
     known = [[(index[key], name) for key, name in zip(t.recent, t.ids, strict=True) if key in index] for t in tastes]
     recent, names = [[at for at, _ in row] for row in known], [[name for _, name in row] for row in known]
-    links = links_of(catalogue, stats, recent, [t.now for t in tastes])
-    personal = np.zeros((len(PERSONAL), b, n), np.float32)
+    links = links_of(stats, recent, tastes)
+    personal = np.zeros((P, b, n), np.float32)
     flat = links.row.astype(np.int64) * n + links.other
-    personal[0] = np.bincount(flat, links.weight, b * n).reshape(b, n)
-    last = links.slot == 0
-    personal[1] = np.bincount(flat[last], links.weight[last], b * n).reshape(b, n)
-    np.sqrt(personal[:2], out=personal[:2])
-    vectors = catalogue.vectors[:n]
-    wanted = np.zeros((2 * b, catalogue.dims), np.float32)  # user vectors, then those of the newest items
-    shares: list[Floats] = []
+    newest = np.flatnonzero(links.slot == 0)
+    for name in CO_VISITED:
+        if name.endswith("_last"):
+            total = np.bincount(flat[newest], getattr(links, name.removesuffix("_last"))[newest], b * n)
+        else:
+            total = np.bincount(flat, getattr(links, name), b * n)
+        np.sqrt(total.reshape(b, n), out=personal[AT[name]], casting="same_kind")
+    steps = [(STEP ** np.arange(len(places))).astype(np.float32) for places in recent]
+    shares = _text(catalogue, recent, steps, personal)
+    _tags(catalogue, recent, steps, personal)
+    _creators(catalogue, recent, steps, personal)
+    _dates(catalogue, recent, steps, personal)
     for row, places in enumerate(recent):
-        steps = (STEP ** np.arange(len(places))).astype(np.float32)
-        if not places:
-            shares.append(steps)
-            continue
-        wanted[row] = steps @ vectors[places]
-        wanted[b + row] = vectors[places[0]]
-        length = float(np.sqrt(wanted[row] @ wanted[row])) or 1.0
-        wanted[row] /= length
-        shares.append(steps / length)
-        by_creator = np.bincount(catalogue.creators[places], steps / steps.sum(), catalogue.creator_count)
-        by_creator[0] = 0.0
-        personal[5, row] = by_creator[catalogue.creators[:n]]
-        dates = catalogue.days[places]
-        if (dated := dates != 0.0).any():
-            middle = np.average(dates[dated], weights=steps[dated])
-            personal[6, row] = 1.0 / (1.0 + np.abs(catalogue.days[:n] - np.float32(middle)) / 365.0)
-    personal[6, :, catalogue.days[:n] == 0.0] = 0.0
-    cosines = np.matmul(wanted, vectors.T)
-    personal[2], personal[3] = cosines[:b], cosines[b:]
-    np.multiply(personal[2], 1.0 / (1.0 + stats.count[:n] / 5.0), out=personal[4])
-    return Features(shared, personal, recent, names, shares, links)
+        if places:
+            middle = np.average(shared[1, places], weights=steps[row])
+            np.abs(shared[1] - np.float32(middle), out=personal[AT["popularity_gap"], row])
+    return Features(shared, personal, cold, recent, names, shares, links)
+
+
+def _text(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], out: Floats) -> list[Floats]:
+    """Cosines of all items with the users' vectors and with their newest items; gives the shares of the items in the users' vectors."""
+    n = len(catalogue)
+    vectors = catalogue.vectors[:n]
+    users, newest = np.zeros((2, len(recent), catalogue.dims), np.float32)
+    shares = []
+    for row, places in enumerate(recent):
+        share = steps[row]
+        if places:
+            user = share @ vectors[places]
+            length = float(np.sqrt(user @ user)) or 1.0
+            users[row], newest[row], share = user / length, vectors[places[0]], share / length
+        shares.append(share)
+    np.matmul(users, vectors.T, out=out[AT["text"]])
+    np.matmul(newest, vectors.T, out=out[AT["text_last"]])
+    return shares
+
+
+def _tags(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], out: Floats) -> None:
+    """Cosines over categories and tags, with the users' own sums and with their newest items."""
+    terms = catalogue.terms()
+    n, b, size, count = len(catalogue), len(recent), len(terms.scale), len(terms.rarity)
+    if not len(terms.codes):
+        return
+    owner, place, weight = [], [], []
+    for row, places in enumerate(recent):
+        filed = [(at, step) for at, step in zip(places, steps[row].tolist(), strict=True) if at < size]
+        if filed:
+            owner += [row] * len(filed) + [b + row]
+            place += [at for at, _ in filed] + [filed[0][0]]
+            weight += [step for _, step in filed] + [1.0]
+    if not owner:
+        return
+    places_ = np.array(place)
+    lengths = terms.starts[places_ + 1] - terms.starts[places_]
+    codes = terms.codes[_ranges(terms.starts[places_], lengths)]
+    keys, back = np.unique(np.repeat(np.array(owner), lengths) * count + codes, return_inverse=True)
+    sums = np.bincount(back, np.repeat(np.array(weight) * terms.scale[places_], lengths)) * terms.rarity[keys % count]
+    owners, codes = np.divmod(keys, count)
+    length = np.sqrt(np.bincount(owners, sums**2, 2 * b))
+    strength = sums * terms.rarity[codes]  # what it adds to an item that has the term, but for the item's own length
+    most = np.zeros(2 * b)
+    np.maximum.at(most, owners, strength)
+    kept = strength >= SMALL * most[owners]
+    owners, codes, strength = owners[kept], codes[kept], strength[kept] / length[owners[kept]]
+    lengths = terms.first[codes + 1] - terms.first[codes]
+    items = terms.items[_ranges(terms.first[codes], lengths)]
+    total = np.bincount(np.repeat(owners * n, lengths) + items, np.repeat(strength, lengths), 2 * b * n).reshape(2, b, n)
+    np.multiply(total[0, :, :size], terms.scale, out=out[AT["tags"], :, :size], casting="same_kind")
+    np.multiply(total[1, :, :size], terms.scale, out=out[AT["tags_last"], :, :size], casting="same_kind")
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of all ranges one after the other.
+
+    >>> _ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
+
+
+def _creators(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], out: Floats) -> None:
+    """Share of the creator among the user's items, and whether the newest is by the same."""
+    if catalogue.creator_count == 1:
+        return
+    creators = catalogue.creators[: len(catalogue)]
+    for row, places in enumerate(recent):
+        if places:
+            by_creator = np.bincount(creators[places], steps[row] / steps[row].sum(), catalogue.creator_count).astype(np.float32)
+            by_creator[0] = 0.0
+            out[AT["creator"], row] = by_creator[creators]
+            if creators[places[0]]:
+                out[AT["creator_last"], row] = creators == creators[places[0]]
+
+
+def _dates(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], out: Floats) -> None:
+    """How near the date of publication is to the middle of the user's items, and to the newest."""
+    days = catalogue.days[: len(catalogue)]
+    with_date = days != 0.0
+    if not with_date.any():
+        return
+    for row, places in enumerate(recent):
+        dates = days[places]
+        dated = dates != 0.0
+        if dated.any():
+            middle = np.average(dates[dated], weights=steps[row][dated])
+            out[AT["date"], row] = with_date / (1.0 + np.abs(days - np.float32(middle)) / 365.0)
+            if dated[0]:
+                out[AT["date_last"], row] = with_date / (1.0 + np.abs(days - dates[0]) / 90.0)

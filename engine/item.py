@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -27,12 +26,16 @@ PAIR_TIME = 1_577_836_800_000
 
 @dataclass(frozen=True)
 class Decay:
-    """How counts fade. Half-lives in days; `rank` is the factor per step back in the history; `pairs` bounds what is kept per item."""
+    """How counts fade. Half-lives in days; `rank` is the factor per step back in the history; `pairs` bounds what is kept per item.
+
+    Pairs fade at two speeds: what belongs together for years, and what does this season.
+    """
 
     popularity_days: tuple[float, float] = (14.0, 180.0)
     pair_days: float = 3_650.0
+    season_days: float = 60.0
     rank: float = 0.85
-    pairs: int = 1_000
+    pairs: int = 600
 
     @property
     def bound(self) -> int:
@@ -40,9 +43,20 @@ class Decay:
         return self.pairs + self.pairs // 4
 
 
+class Scale(NamedTuple):
+    """What one more use weighs in a pair's weights, the lasting ones and the season's."""
+
+    slow: float
+    fast: float
+
+
+def _lasting(pair: tuple[int, list[float]]) -> float:
+    return pair[1][0]
+
+
 class PairDelta(msgspec.Struct, array_like=True, frozen=True):
     """One event as the owners of its items see it. `offset`: the event's place in its source log; `time` in ms; `item` and `others` are
-    hash64 of item ids, `others` newest first; `first`: the item was new to its user.
+    hash64 of item ids, `others` newest first; `first`: the item was new to its user; `together`: so many of `others` are of its session.
     """
 
     offset: int
@@ -51,6 +65,7 @@ class PairDelta(msgspec.Struct, array_like=True, frozen=True):
     item: int
     others: tuple[int, ...]
     first: bool = True
+    together: int = 0
 
 
 class PairBatch(msgspec.Struct, array_like=True, frozen=True):
@@ -65,7 +80,8 @@ class PairBatch(msgspec.Struct, array_like=True, frozen=True):
 class ItemState(msgspec.Struct, array_like=True):
     """An item's row, owned by one worker.
 
-    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: hash64 of the other item -> weight (`pair_scale`).
+    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: hash64 of the other item -> three weights on the
+    scales of `pair_scale`: uses by the same people, the same with the season's half-life, and uses in one session.
     `popularity` is as of `popularity_time`. Times in ms.
     """
 
@@ -75,8 +91,8 @@ class ItemState(msgspec.Struct, array_like=True):
     last_time: int = 0
     popularity: list[float] = []
     popularity_time: int = 0
-    pairs: dict[int, float] = {}
-    mass: float = 0.0  # sum of what was added to pairs
+    pairs: dict[int, list[float]] = {}
+    mass: float = 0.0  # sum of the first weights that were added to pairs
     published_mass: float = 0.0  # mass when its neighbours were last published
 
     def use(self, time: int, decay: Decay) -> None:
@@ -93,19 +109,27 @@ class ItemState(msgspec.Struct, array_like=True):
         else:
             self.popularity = [p + 2.0 ** (ahead / days) for p, days in zip(self.popularity, decay.popularity_days, strict=True)]
 
-    def pair(self, others: Sequence[int], steps: Sequence[float], scale: float, decay: Decay) -> None:
-        """Add `steps` x `scale` to the pairs with `others`."""
+    def pair(self, others: Sequence[int], steps: Sequence[float], scale: Scale, decay: Decay, together: int = 0) -> None:
+        """Add `steps` x `scale` to the pairs with `others`, of which the first `together` are of one session with the item."""
         pairs = self.pairs
-        for other, step in zip(others, steps, strict=False):
-            gain = step * scale
-            pairs[other] = pairs.get(other, 0.0) + gain
+        slow, fast = scale
+        for n, (other, step) in enumerate(zip(others, steps, strict=False)):
+            gain = step * slow
             self.mass += gain
+            known = pairs.get(other)
+            if known is None:
+                pairs[other] = [gain, step * fast, slow if n < together else 0.0]
+            else:
+                known[0] += gain
+                known[1] += step * fast
+                if n < together:
+                    known[2] += slow
         if len(pairs) > decay.bound:
             self.trim(decay)
 
     def trim(self, decay: Decay) -> None:
         """Keep the strongest pairs."""
-        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=itemgetter(1)))
+        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=_lasting))
 
     def worth_publishing(self, growth: float = 0.03) -> bool:
         """Whether the neighbours changed enough since they were last published."""
@@ -139,26 +163,30 @@ def apply_deltas(
     for delta in batch.deltas:
         item, offset, others = delta.item, delta.offset, delta.others
         scale = pair_scale(delta.time, decay)
+        slow, fast = scale
         if item % owners == owner:
             row, covered = rows.get(item) or fetch(item)
             if offset > covered:
                 row.use(delta.time, decay)
                 used.add(item)
                 if others:
-                    row.pair(others, steps, scale, decay)
+                    row.pair(others, steps, scale, decay, delta.together)
                     paired.add(item)
-        for other, step in zip(others, steps, strict=False):
+        for n, (other, step) in enumerate(zip(others, steps, strict=False)):
             if other % owners == owner:
                 row, covered = rows.get(other) or fetch(other)
                 if offset > covered:
-                    gain = step * scale
-                    pairs = row.pairs
+                    gain = step * slow
                     row.mass += gain
-                    if item in pairs:
-                        pairs[item] += gain
+                    known = row.pairs.get(item)
+                    if known is not None:
+                        known[0] += gain
+                        known[1] += step * fast
+                        if n < delta.together:
+                            known[2] += slow
                     else:
-                        pairs[item] = gain
-                        if len(pairs) > bound:
+                        row.pairs[item] = [gain, step * fast, slow if n < delta.together else 0.0]
+                        if len(row.pairs) > bound:
                             row.trim(decay)
                     paired.add(other)
     if batch.deltas:
@@ -169,13 +197,14 @@ def apply_deltas(
     return Touched(used, paired)
 
 
-def pair_scale(time: int, decay: Decay) -> float:
-    """What a pair formed at `time` (ms) weighs on the scale of `PAIR_TIME`, on which all pairs of all items are kept.
+def pair_scale(time: int, decay: Decay) -> Scale:
+    """What a pair formed at `time` (ms) weighs on the scales of `PAIR_TIME`, on which all pairs of all items are kept.
 
-    >>> pair_scale(PAIR_TIME + 10 * DAY_MS, Decay(pair_days=10.0))
-    2.0
+    >>> pair_scale(PAIR_TIME + 10 * DAY_MS, Decay(pair_days=10.0, season_days=5.0))
+    Scale(slow=2.0, fast=4.0)
     """
-    return float(2.0 ** ((time - PAIR_TIME) / (decay.pair_days * DAY_MS)))
+    days = (time - PAIR_TIME) / DAY_MS
+    return Scale(2.0 ** (days / decay.pair_days), 2.0 ** (days / decay.season_days))
 
 
 def rank_weights(decay: Decay, window: int) -> tuple[float, ...]:

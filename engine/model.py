@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue, Floats
 from engine.errors import ArtefactError
-from engine.features import SHARED, Features, Taste, features_of, situations
+from engine.features import Features, Taste, features_of, situations
 from engine.generation import Generation
 from engine.item import Decay
 from engine.partition import item_key
@@ -119,9 +119,7 @@ class Model:
         """Features of all items, the users' weights (B, F), and scores (B, N) float32 before any rule."""
         features = features_of(self.catalogue, self.stats, tastes)
         weights = self.ranker.weights()[situations(tastes)].astype(np.float32)
-        scores = weights[:, : len(SHARED)] @ features.shared
-        for p, part in enumerate(features.personal):
-            scores += weights[:, len(SHARED) + p, None] * part
+        scores = features.scores(weights)
         return features, weights, scores
 
     def open_for(self, taste: Taste) -> NDArray[np.bool_]:
@@ -143,19 +141,21 @@ class Model:
             return []
         features, _, scores = self.score([taste])
         situation = int(situations([taste])[0])
-        others = np.flatnonzero(open_)
+        taken_at = [at for at, _ in taken]
+        open_[taken_at] = False
         ranked = np.where(open_, scores[0], -np.inf)
-        strongest = np.argpartition(-ranked, min(STRONGEST, len(others)) - 1)[: min(STRONGEST, len(others))]
-        together = {at for at, _ in taken}
+        strongest = np.argpartition(-ranked, STRONGEST)[:STRONGEST] if len(ranked) > STRONGEST else np.arange(len(ranked))
+        strongest = strongest[open_[strongest]]
+        open_[strongest] = False
+        others = np.flatnonzero(open_)
         made = []
         for at, position in taken:
             rng = np.random.default_rng(position.offset * 4_096 + position.partition)
-            chosen = np.concatenate(
-                [strongest[rng.integers(0, len(strongest), NEGATIVES)], others[rng.integers(0, len(others), NEGATIVES)]]
-            )
-            rows = [at, *(other for other in chosen.tolist() if other not in together)]
-            x = np.concatenate([features.shared[:, rows], features.personal[:, 0, rows]]).T
-            made.append(Example(*position, situation, np.ascontiguousarray(x, "<f4").tobytes(), self.generation))
+            drawn = [(part, part[rng.integers(0, len(part), NEGATIVES)]) for part in (strongest, others) if len(part)]
+            x = features.rows(0, np.concatenate([[at], *(rows for _, rows in drawn)]))
+            stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
+            packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
+            made.append(Example(*position, situation, packed))
         return made
 
     def _rank(self, asks: Sequence[Ask]) -> list[Ranking]:
@@ -170,7 +170,7 @@ class Model:
                 extra = QUERY_WEIGHT * (self.catalogue.vectors[: len(self.catalogue)] @ ask.query)
                 scores[row] += extra
             if ask.candidates is None:
-                best, unknown = self._best(ask, scores[row], open_), []
+                best, unknown = self._best(ask, scores[row], open_), list[str]()
             else:
                 best, unknown = self._rerank(ask, ask.candidates, scores[row])
             chosen: Sequence[tuple[float, tuple[Reason, ...]]]

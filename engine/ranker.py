@@ -1,6 +1,8 @@
 """Weights of the features, learned from what users take next. Linear, so that each reason is a true part of the score.
 
-A softmax over the item taken and a sample of those not taken (sampled softmax), by stochastic gradient with Adagrad (Duchi et al., 2011).
+A softmax over the item taken and a sample of those not taken, each standing for as many items as it was drawn from (importance-weighted
+sampled softmax, Bengio & Senécal 2008), by stochastic gradient with Adagrad (Duchi et al., 2011). Without that correction the ranker
+learns to tell items from those it shows already and forgets the rest.
 Each situation (`engine.features.situations`) has its own weights on top of common ones.
 """
 
@@ -19,24 +21,24 @@ from engine.features import NAMES, SITUATIONS
 PRIOR = {
     "trending": 0.5,
     "popular": 0.5,
-    "known": 0.0,
     "new": 0.2,
-    "recent": 0.0,
-    "unused": 0.0,
     "together": 3.0,
     "together_last": 1.5,
     "text": 3.0,
     "text_last": 1.0,
     "text_cold": 1.0,
     "creator": 0.5,
+    "tags": 0.5,
     "date": 0.5,
 }
-FORMAT = 1
+"""Weights before anything is learned; the others begin at 0."""
+FORMAT = 2
 
 
 class Example(msgspec.Struct, array_like=True, frozen=True):
-    """What was taken and what else could have been, with the features as they were: `features` (1 + negatives, F) float32 bytes, the
-    item taken first. `source`, `epoch`, `partition`, `offset`: the event that took it; `generation`: that of the features.
+    """What was taken and what else could have been, with the features as they were: `features` (1 + negatives, F + 1) float32 bytes, the
+    item taken first, the last column the logarithm of how many items the row stands for. `source`, `epoch`, `partition`, `offset`: the
+    event that took it; `generation`: that of the features.
     """
 
     source: str
@@ -48,18 +50,18 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
     generation: str = ""
 
     def matrix(self) -> Floats:
-        """(1 + negatives, F) float32."""
-        return np.frombuffer(self.features, "<f4").reshape(-1, len(NAMES))
+        """(1 + negatives, F + 1) float32."""
+        return np.frombuffer(self.features, "<f4").reshape(-1, len(NAMES) + 1)
 
 
 @dataclass
 class Ranker:
     """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients.
 
-    `version` counts the examples learned; `generation`: whose features it learned last. A new generation goes on from the weights of the old.
+    `version` counts the examples learned; `generation`: whose features it learned last. A new generation goes on from these weights.
     """
 
-    common: NDArray[np.float64] = field(default_factory=lambda: np.array([PRIOR[name] for name in NAMES]))
+    common: NDArray[np.float64] = field(default_factory=lambda: np.array([PRIOR.get(name, 0.0) for name in NAMES]))
     own: NDArray[np.float64] = field(default_factory=lambda: np.zeros((SITUATIONS, len(NAMES))))
     common_squares: NDArray[np.float64] = field(default_factory=lambda: np.full(len(NAMES), 1e-2))
     own_squares: NDArray[np.float64] = field(default_factory=lambda: np.full((SITUATIONS, len(NAMES)), 1e-2))
@@ -73,9 +75,9 @@ class Ranker:
         return self.common + self.own
 
     def learn(self, features: Floats, situation: int) -> None:
-        """One step on one example, (1 + negatives, F) with the item taken first; a step that is not finite is not taken."""
-        x = features.astype(np.float64)
-        score = x @ (self.common + self.own[situation])
+        """One step on one example, (1 + negatives, F + 1) as of `Example`; a step that is not finite is not taken."""
+        x = features[:, :-1].astype(np.float64)
+        score = x @ (self.common + self.own[situation]) + features[:, -1]
         share = np.exp(score - score.max())
         gradient = x[0] - (share / share.sum()) @ x
         if not np.isfinite(gradient).all():

@@ -1,8 +1,9 @@
 """Why an item stands where it stands: the parts of its score. They are the terms of the sum itself, not a story told afterwards.
 
-Kinds: `popular` (used often, lately or ever), `new` (recent or untried), `often_together` (used together with the named item), `similar_text`
-(its text is near the named item's), `same_creator`, `similar_date`, `query` (its text is near the search), `unknown_item`. An entry of a kind without an item
-is the sum over the user's other items. Square roots of sums are shared out in proportion to the sums' terms.
+Kinds: `popular` (used often, lately or ever), `new` (recent or untried), `often_together` (used together with the named item),
+`similar_text` (its text is near the named item's), `same_creator`, `similar_tags` (filed under the same), `similar_date`,
+`similar_popularity` (how far from as well known as what the user takes), `query` (its text is near the search), `unknown_item`. An
+entry of a kind without an item is the sum over the user's other items. Square roots of sums are shared out in proportion to the sums' terms.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue, Floats
-from engine.features import NAMES, SHARED, Features
+from engine.features import AT, CO_VISITED, COLD, NAMES, SHARED, Features, P, S
 
 NAMED = 2  # history items named per kind and listed item; the others are summed
-_AT = {name: i for i, name in enumerate(NAMES)}
-_POPULAR = [_AT["trending"], _AT["popular"], _AT["known"]]
-_NEW = [_AT["new"], _AT["recent"], _AT["unused"]]
+_POPULAR = [SHARED.index(name) for name in ("trending", "popular", "known")]
+_NEW = [n for n in range(S) if n not in _POPULAR]
+_PLAIN = {  # kind -> features that no history item is named for
+    "same_creator": ("creator", "creator_last", "creator_cold"),
+    "similar_tags": ("tags", "tags_last", "tags_cold"),
+    "similar_date": ("date", "date_last"),
+    "similar_popularity": ("popularity_gap",),
+}
+_ROWS = {kind: [NAMES.index(name) - S for name in names] for kind, names in _PLAIN.items()}
 
 
 class Reason(NamedTuple):
@@ -38,24 +46,23 @@ def reasons_of(
     """
     if not best:
         return []
-    shared, personal = len(SHARED), features.personal[:, row]
     w = weights.astype(np.float64)
-    common = features.shared[:, best].astype(np.float64) * w[:shared, None]
+    common = features.shared[:, best].astype(np.float64) * w[:S, None]
     popular, new = common[_POPULAR].sum(0).tolist(), common[_NEW].sum(0).tolist()
-    own = personal[:, best].astype(np.float64) * w[shared:, None]
-    creator, date = own[5].tolist(), own[6].tolist()
+    own = features.personal[:, row, best].astype(np.float64)
+    own = np.concatenate([own, own[-len(COLD) :] * features.cold[best]]) * w[S:, None]
+    plain = [(kind, own[rows].sum(0).tolist()) for kind, rows in _ROWS.items()]
     query = [0.0] * len(best) if extra is None else extra[best].astype(np.float64).tolist()
     slots = len(features.recent[row])
     names = features.names[row]
-    together = _together(features, row, best, slots, own[0], own[1])
+    together = _together(features, row, best, slots, own)
     text = _text(catalogue, features, w, row, best, slots)
     out = []
     for i in range(len(best)):
         found = [
             Reason("popular", None, popular[i]),
             Reason("new", None, new[i]),
-            Reason("same_creator", None, creator[i]),
-            Reason("similar_date", None, date[i]),
+            *(Reason(kind, None, parts[i]) for kind, parts in plain),
             Reason("query", None, query[i]),
             *_named("often_together", together[i], names),
             *_named("similar_text", text[i], names),
@@ -75,21 +82,28 @@ def _named(kind: str, parts: list[float], names: Sequence[str]) -> Iterator[Reas
     yield Reason(kind, None, sum(parts[slot] for slot in order[NAMED:]))
 
 
-def _together(features: Features, row: int, best: Sequence[int], slots: int, all_: Floats, last: Floats) -> list[list[float]]:
-    """(k, slots) what each recent item adds through co-visitation; the part of the newest one alone goes to it."""
+def _together(features: Features, row: int, best: Sequence[int], slots: int, own: NDArray[np.float64]) -> list[list[float]]:
+    """(k, slots) what each recent item adds through co-visitation."""
+    if not slots:
+        return [[] for _ in best]
     links = features.links
     place = np.full(features.shared.shape[1], -1, np.int32)
     place[best] = np.arange(len(best))
     start, end = np.searchsorted(links.row, [row, row + 1])
     to = place[links.other[start:end]]
-    hit = to >= 0
-    parts = np.bincount(to[hit] * slots + links.slot[start:end][hit], links.weight[start:end][hit], len(best) * slots).reshape(
-        len(best), slots
-    )
-    total = parts.sum(1, keepdims=True)
-    parts = np.divide(parts, total, out=np.zeros(parts.shape), where=total > 0) * np.asarray(all_)[:, None]
-    if slots:
-        parts[:, 0] += last
+    hit = np.flatnonzero(to >= 0)
+    cell = to[hit] * slots + links.slot[start:end][hit]
+    hit += start
+    newest = cell % slots == 0
+    parts = np.zeros((len(best), slots))
+    for name in CO_VISITED:
+        gained = own[AT[name]]
+        if not gained.any():
+            continue
+        adds = getattr(links, name.removesuffix("_last"))[hit]
+        share = np.bincount(cell, adds * newest if name.endswith("_last") else adds, len(best) * slots).reshape(len(best), slots)
+        total = share.sum(1, keepdims=True)
+        parts += np.divide(share, total, out=np.zeros(share.shape), where=total > 0) * gained[:, None]
     listed: list[list[float]] = parts.tolist()
     return listed
 
@@ -99,9 +113,8 @@ def _text(catalogue: Catalogue, features: Features, w: np.ndarray, row: int, bes
     if not slots:
         return [[] for _ in best]
     near = (catalogue.vectors[list(best)] @ catalogue.vectors[features.recent[row]].T).astype(np.float64)
-    shared, personal = len(SHARED), features.personal[:, row, list(best)]
-    cold = np.divide(personal[4], personal[2], out=np.zeros(len(best), np.float32), where=personal[2] != 0)
-    parts = near * features.shares[row] * (w[shared + 2] + w[shared + 4] * cold)[:, None]
-    parts[:, 0] += w[shared + 3] * near[:, 0]
+    user = w[S + AT["text"]] + w[S + P + COLD.index("text_cold")] * features.cold[list(best)]
+    parts = near * features.shares[row] * user[:, None]
+    parts[:, 0] += w[S + AT["text_last"]] * near[:, 0]
     listed: list[list[float]] = parts.tolist()
     return listed

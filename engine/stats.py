@@ -20,14 +20,16 @@ MOST_HALVES = 200.0
 
 
 class Neighbours(NamedTuple):
-    """Neighbours of an item: indices (K,) and weights (K,), which are those of `time` (ms) and fade from there."""
+    """Neighbours of an item: indices (K,) and weights (3, K) as in `ItemState.pairs`, which are those of `time` (ms) and fade from it."""
 
     others: NDArray[np.int32]
     weights: NDArray[np.float32]
     time: int
 
 
-_NONE = Neighbours(np.zeros(0, np.int32), np.zeros(0, np.float32), 0)
+KINDS = 3  # weights of a pair
+LASTING = 0.6  # share of a neighbour list for the strongest of all time; the rest goes to the strongest of the season
+_NONE = Neighbours(np.zeros(0, np.int32), np.zeros((KINDS, 0), np.float32), 0)
 
 
 class Counts(msgspec.Struct, array_like=True, frozen=True):
@@ -41,7 +43,7 @@ class Counts(msgspec.Struct, array_like=True, frozen=True):
 
 
 class NeighbourList(msgspec.Struct, array_like=True, frozen=True):
-    """The large part: the strongest neighbours; `others` (K,) uint64 and `weights` (K,) float32 as little-endian bytes."""
+    """The large part: the strongest neighbours; `others` (K,) uint64 and `weights` (3, K) float32 as little-endian bytes."""
 
     item: int
     others: bytes
@@ -56,7 +58,7 @@ def counts_of(key: int, row: ItemState) -> Counts:
 
 class ItemStats:
     """Arrays by catalogue index: `count` (N,) float32, `first_time` (N,) int64 ms (0: never used), `scaled` (2, N) float64 popularity
-    on the scale of `reference`, and a neighbour list each: indices (K,) int32 and weights (K,) float32, undivided by the counts.
+    on the scale of `reference`, and a neighbour list each: indices (K,) int32 and weights (3, K) float32, undivided by the counts.
     """
 
     def __init__(self, catalogue: Catalogue, decay: Decay, most: int = 256) -> None:
@@ -93,27 +95,36 @@ class ItemStats:
         popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
         return popularity
 
-    def choose(self, pairs: dict[int, float], time: int) -> Neighbours:
-        """The `most` pairs that are strongest by weight / sqrt(count of the other); `time` (ms): when the
+    def choose(self, pairs: dict[int, list[float]], time: int) -> Neighbours:
+        """The `most` pairs that are strongest by weight / sqrt(count of the other), of all time and of the season; `time` (ms): when the
         weights given are to be those of.
         """
         if not pairs:
             return _NONE
-        place = self.catalogue.place
-        others = np.fromiter((place(key) for key in pairs), np.int32, len(pairs))
-        weights = np.fromiter(pairs.values(), np.float64, len(pairs)) / pair_scale(time, self.decay)
+        others = self._places(list(pairs))
+        slow, fast = pair_scale(time, self.decay)
+        weights = np.array(list(pairs.values())).T / np.array([[slow], [fast], [slow]])
         if len(pairs) > self.most:
-            strength = weights / np.sqrt(self.count[others] + 5.0)
-            kept = np.argpartition(-strength, self.most)[: self.most]
-            others, weights = others[kept], weights[kept]
-        return Neighbours(others, weights.astype(np.float32), time)
+            lasting, season = weights[:2] / np.sqrt(self.count[others] + 5.0)
+            first = int(LASTING * self.most)
+            order = np.argpartition(-lasting, first)
+            rest = order[first:]
+            kept = np.concatenate([order[:first], rest[np.argpartition(-season[rest], self.most - first)[: self.most - first]]])
+            others, weights = others[kept], weights[:, kept]
+        return Neighbours(others, weights.astype(np.float32, order="C"), time)
+
+    def _places(self, keys: list[int]) -> NDArray[np.int32]:
+        """Indices of items, known or not."""
+        try:
+            return np.array(list(map(self.catalogue.index.__getitem__, keys)), np.int32)
+        except KeyError:
+            return np.array(list(map(self.catalogue.place, keys)), np.int32)
 
     def put_neighbours(self, record: NeighbourList) -> None:
         """Take over a published neighbour list."""
         keys = np.frombuffer(record.others, "<u8").tolist()
-        place = self.catalogue.place
-        others = np.fromiter((place(key) for key in keys), np.int32, len(keys))
-        weights = np.frombuffer(record.weights, "<f4")
+        others = self._places(keys)
+        weights = np.frombuffer(record.weights, "<f4").reshape(KINDS, len(keys))
         self.neighbours[self.catalogue.place(record.item)] = Neighbours(others, weights, record.time)
 
     def publishable(self, item: int, chosen: Neighbours) -> NeighbourList:

@@ -17,6 +17,7 @@ from engine.errors import StateError
 from engine.partition import hash64, item_key
 from engine.records import Event
 
+SESSION_MS = 1_800_000  # a gap of 30 minutes ends a session that has no id
 FORMAT = 1  # first byte of an encoded row; a release says in CHANGELOG.md which formats it reads
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
@@ -86,13 +87,14 @@ class Verdict(Enum):
 
 class Change(NamedTuple):
     """The outcome of `UserState.apply`. `others`: the items used just before, newest first, for co-visitation; `first`: the item is new to
-    the user.
+    the user; `together`: so many of `others` belong to the event's own session.
     """
 
     verdict: Verdict
     weight: float = 0.0
     others: tuple[Interaction, ...] = ()
     first: bool = False
+    together: int = 0
 
 
 class UserState(msgspec.Struct, array_like=True):
@@ -143,7 +145,8 @@ class UserState(msgspec.Struct, array_like=True):
         session = hash64(event.session_id) if event.session_id else 0
         at = self._insert(Interaction(event.item_id, time, weight, session, event.type), limits)
         others = self.before(at, event.item_id, limits.pair_window) if weight > 0 else ()
-        return Change(Verdict.APPLIED, weight, others, self._see(event.item_id, time, limits))
+        first = self._see(event.item_id, time, limits)
+        return Change(Verdict.APPLIED, weight, others, first, together(others, time, session))
 
     def before(self, at: int, item_id: str, window: int) -> tuple[Interaction, ...]:
         """Up to `window` liked interactions before place `at` of the history, newest first, each item once and never `item_id`."""
@@ -234,6 +237,23 @@ def decode_user(raw: bytes) -> UserState:
         raise StateError(
             "state_damaged", found=str(problem), expected="a user row", remedy="remove the state folder: it is rebuilt"
         ) from problem
+
+
+def together(newest: Iterable[Interaction], time: int, session: int) -> int:
+    """How many of these interactions, newest first, belong to the session (hash64, 0 without one) that goes on at `time` (ms).
+
+    >>> together([Interaction("b", 1_700_000, 1.0), Interaction("a", 0, 1.0)], 1_900_000, 0)
+    2
+    >>> together([Interaction("b", 1_000, 1.0, 7), Interaction("a", 900, 1.0, 8)], 1_100, 7)
+    1
+    """
+    count = 0
+    for one in newest:
+        if (one.session != session) if session else (time - one.time >= SESSION_MS):
+            break
+        time = one.time
+        count += 1
+    return count
 
 
 def liked(history: Iterable[Interaction], most: int) -> list[Interaction]:
