@@ -41,7 +41,9 @@ class World:
         self.sequence = 0
         self.workers: list[subprocess.Popen[bytes]] = []
         self.sources = [prefix + source for source in SOURCES]
-        self.producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5})
+        self.producer = Producer(
+            {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
+        )
         changelogs = [changelog_topic(prefix, table) for table in ("users", "totals")]
         self.users_changelog = changelogs[0]
         topics = [*self.sources, *changelogs, f"{prefix}lists"]
