@@ -179,7 +179,7 @@ class Intake:
 
     def _pair(self, offset: int, time_ms: int, change: Change, key: int, deltas: dict[int, list[PairDelta]]) -> None:
         others = tuple(item_key(other.item_id) for other in change.others)
-        delta = PairDelta(offset, time_ms, change.weight, key, others, change.first)
+        delta = PairDelta(offset, time_ms, change.weight, key, others, change.first, change.together)
         n = self._rules.partitions
         for part in {key % n, *(other % n for other in others)}:
             deltas[part].append(delta)
