@@ -183,6 +183,8 @@ class BatchSchema(faust.Schema[bytes, bytes]):
 class FetchThread(driver.AIOKafkaConsumerThread):
     """Faust's reader with another wait."""
 
+    logger = library_log
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         # transport/drivers/aiokafka.py has `fetch_max_wait_ms=1500` and no setting for it
         consumer = super()._create_worker_consumer(transport)
