@@ -205,7 +205,7 @@ class Evaluation:
     def _publish(self, taste: Taste) -> None:
         """Publish the neighbours that an example is about to read, where a worker would have done so by now."""
         for at, row in self._stale(taste):
-            self.model.stats.neighbours[at] = self.model.stats.choose(row.pairs, row.last_time)
+            self.model.stats.neighbours[at] = self.model.stats.choose(row.all_pairs(), row.last_time)
             row.published_mass = row.mass
 
     @contextmanager
@@ -215,7 +215,7 @@ class Evaluation:
         before: dict[int, Neighbours] = {}
         for at, row in self._stale(taste):
             before[at] = stats.of(at)
-            stats.neighbours[at] = stats.choose(row.pairs, row.last_time)
+            stats.neighbours[at] = stats.choose(row.all_pairs(), row.last_time)
         yield
         stats.neighbours.update(before)
 

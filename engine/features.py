@@ -24,12 +24,12 @@ PERSONAL = (
     "lately_last",
     "session",
     "basket",
-    "text_last",
     "creator_last",
     "tags_last",
     "date",
     "date_last",
     "popularity_gap",
+    "text_last",
     "text",
     "creator",
     "tags",
@@ -234,7 +234,8 @@ def _text(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], ou
     """Cosines of all items with the users' vectors and with their newest items; gives the shares of the items in the users' vectors."""
     n = len(catalogue)
     vectors = catalogue.vectors[:n]
-    users, newest = np.zeros((2, len(recent), catalogue.dims), np.float32)
+    wanted = np.zeros((2, len(recent), catalogue.dims), np.float32)
+    newest, users = wanted
     shares = []
     for row, places in enumerate(recent):
         share = steps[row]
@@ -243,8 +244,8 @@ def _text(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], ou
             length = float(np.sqrt(user @ user)) or 1.0
             users[row], newest[row], share = user / length, vectors[places[0]], share / length
         shares.append(share)
-    np.matmul(users, vectors.T, out=out[AT["text"]])
-    np.matmul(newest, vectors.T, out=out[AT["text_last"]])
+    both = out[AT["text_last"] : AT["text"] + 1].reshape(-1, n)  # one product: the vectors pass through the processor once
+    np.matmul(wanted.reshape(-1, catalogue.dims), vectors.T, out=both)
     return shares
 
 

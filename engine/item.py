@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -50,8 +51,12 @@ class Scale(NamedTuple):
     fast: float
 
 
-def _lasting(pair: tuple[int, list[float]]) -> float:
-    return pair[1][0]
+class Pairs(NamedTuple):
+    """Weights of an item's pairs, as in `ItemState`."""
+
+    pairs: dict[int, float]
+    season: dict[int, float]
+    session: dict[int, float]
 
 
 class PairDelta(msgspec.Struct, array_like=True, frozen=True):
@@ -80,9 +85,9 @@ class PairBatch(msgspec.Struct, array_like=True, frozen=True):
 class ItemState(msgspec.Struct, array_like=True):
     """An item's row, owned by one worker.
 
-    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: hash64 of the other item -> three weights on the
-    scales of `pair_scale`: uses by the same people, the same with the season's half-life, and uses in one session.
-    `popularity` is as of `popularity_time`. Times in ms.
+    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`, `season`, `session`: hash64 of the other item ->
+    weight on the scales of `pair_scale`: uses by the same people, the same with the season's half-life, uses in one session. The first two
+    have the same keys in the same order. `popularity` is as of `popularity_time`. Times in ms.
     """
 
     applied: dict[str, tuple[int, int]] = {}
@@ -91,7 +96,10 @@ class ItemState(msgspec.Struct, array_like=True):
     last_time: int = 0
     popularity: list[float] = []
     popularity_time: int = 0
-    pairs: dict[int, list[float]] = {}
+    # three dictionaries of plain numbers: a list per pair would be one more object per pair for the garbage collector to walk
+    pairs: dict[int, float] = {}
+    season: dict[int, float] = {}
+    session: dict[int, float] = {}
     mass: float = 0.0  # sum of the first weights that were added to pairs
     published_mass: float = 0.0  # mass when its neighbours were last published
 
@@ -111,25 +119,34 @@ class ItemState(msgspec.Struct, array_like=True):
 
     def pair(self, others: Sequence[int], steps: Sequence[float], scale: Scale, decay: Decay, together: int = 0) -> None:
         """Add `steps` x `scale` to the pairs with `others`, of which the first `together` are of one session with the item."""
-        pairs = self.pairs
         slow, fast = scale
         for n, (other, step) in enumerate(zip(others, steps, strict=False)):
-            gain = step * slow
-            self.mass += gain
-            known = pairs.get(other)
-            if known is None:
-                pairs[other] = [gain, step * fast, slow if n < together else 0.0]
-            else:
-                known[0] += gain
-                known[1] += step * fast
-                if n < together:
-                    known[2] += slow
-        if len(pairs) > decay.bound:
+            self.add(other, step * slow, step * fast, slow if n < together else 0.0)
+        if len(self.pairs) > decay.bound:
             self.trim(decay)
+
+    def add(self, other: int, lasting: float, season: float, session: float) -> None:
+        """Add to the weights of one pair."""
+        pairs = self.pairs
+        self.mass += lasting
+        if other in pairs:
+            pairs[other] += lasting
+            self.season[other] += season
+        else:
+            pairs[other] = lasting
+            self.season[other] = season
+        if session:
+            self.session[other] = self.session.get(other, 0.0) + session
 
     def trim(self, decay: Decay) -> None:
         """Keep the strongest pairs."""
-        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=_lasting))
+        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=itemgetter(1)))
+        self.season = {key: self.season[key] for key in self.pairs}
+        self.session = {key: weight for key, weight in self.session.items() if key in self.pairs}
+
+    def all_pairs(self) -> Pairs:
+        """A copy of the pairs, for another thread."""
+        return Pairs(dict(self.pairs), dict(self.season), dict(self.session))
 
     def worth_publishing(self, growth: float = 0.03) -> bool:
         """Whether the neighbours changed enough since they were last published."""
@@ -176,18 +193,9 @@ def apply_deltas(
             if other % owners == owner:
                 row, covered = rows.get(other) or fetch(other)
                 if offset > covered:
-                    gain = step * slow
-                    row.mass += gain
-                    known = row.pairs.get(item)
-                    if known is not None:
-                        known[0] += gain
-                        known[1] += step * fast
-                        if n < delta.together:
-                            known[2] += slow
-                    else:
-                        row.pairs[item] = [gain, step * fast, slow if n < delta.together else 0.0]
-                        if len(row.pairs) > bound:
-                            row.trim(decay)
+                    row.add(item, step * slow, step * fast, slow if n < delta.together else 0.0)
+                    if len(row.pairs) > bound:
+                        row.trim(decay)
                     paired.add(other)
     if batch.deltas:
         position = (epoch, batch.deltas[-1].offset)

@@ -2,13 +2,15 @@
 
 Kinds: `popular` (used often, lately or ever), `new` (recent or untried), `often_together` (used together with the named item),
 `similar_text` (its text is near the named item's), `same_creator`, `similar_tags` (filed under the same), `similar_date`,
-`similar_popularity` (how far from as well known as what the user takes), `query` (its text is near the search), `unknown_item`. An
-entry of a kind without an item is the sum over the user's other items. Square roots of sums are shared out in proportion to the sums' terms.
+`similar_popularity` (how far from as well known as what the user takes), `query` (its text is near the search), `unknown_item`. An entry
+of a kind without an item is the sum over the user's other items. Square roots of sums are shared out in proportion to the sums'
+terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -55,41 +57,41 @@ def reasons_of(
     query = [0.0] * len(best) if extra is None else extra[best].astype(np.float64).tolist()
     slots = len(features.recent[row])
     names = features.names[row]
-    together = _together(features, row, best, slots, own)
-    text = _text(catalogue, features, w, row, best, slots)
+    if slots:
+        together = _together(features, row, best, slots, own)
+        text = _text(catalogue, features, w, row, best)
+    plain += [("popular", popular), ("new", new), ("query", query)]
+    named = [("often_together", *_strongest(together)), ("similar_text", *_strongest(text))] if slots else []
     out = []
     for i in range(len(best)):
-        found = [
-            Reason("popular", None, popular[i]),
-            Reason("new", None, new[i]),
-            *(Reason(kind, None, parts[i]) for kind, parts in plain),
-            Reason("query", None, query[i]),
-            *_named("often_together", together[i], names),
-            *_named("similar_text", text[i], names),
-        ]
-        kept = sorted((r for r in found if r.weight != 0.0), key=lambda r: -abs(r.weight))
-        out.append((sum(r.weight for r in kept), tuple(kept)))
+        found: list[tuple[float, str, str | None]] = [(parts[i], kind, None) for kind, parts in plain]
+        for kind, at, weight, rest in named:
+            found += [(part, kind, names[slot]) for slot, part in zip(at[i], weight[i], strict=True)]
+            found.append((rest[i], kind, None))
+        kept = sorted((one for one in found if one[0]), key=_size, reverse=True)
+        out.append((sum(map(itemgetter(0), kept)), tuple([Reason(kind, item, weight) for weight, kind, item in kept])))
     return out
 
 
-def _named(kind: str, parts: list[float], names: Sequence[str]) -> Iterator[Reason]:
-    """The strongest parts by name, the rest as one."""
-    if not parts:
-        return
-    order = sorted(range(len(parts)), key=lambda s: -abs(parts[s]))
-    for slot in order[:NAMED]:
-        yield Reason(kind, names[slot], parts[slot])
-    yield Reason(kind, None, sum(parts[slot] for slot in order[NAMED:]))
+def _size(part: tuple[float, str, str | None]) -> float:
+    return abs(part[0])
 
 
-def _together(features: Features, row: int, best: Sequence[int], slots: int, own: NDArray[np.float64]) -> list[list[float]]:
+def _strongest(parts: NDArray[np.float64]) -> tuple[list[list[int]], list[list[float]], list[float]]:
+    """(k, NAMED) slots of the strongest parts of (k, slots), these parts, and (k,) the sum of the others."""
+    if parts.shape[1] <= NAMED:
+        return [list(range(parts.shape[1]))] * len(parts), parts.tolist(), [0.0] * len(parts)
+    at = np.argpartition(-np.abs(parts), NAMED, axis=1)
+    ordered = np.take_along_axis(parts, at, axis=1)
+    return at[:, :NAMED].tolist(), ordered[:, :NAMED].tolist(), ordered[:, NAMED:].sum(1).tolist()
+
+
+def _together(features: Features, row: int, best: Sequence[int], slots: int, own: NDArray[np.float64]) -> NDArray[np.float64]:
     """(k, slots) what each recent item adds through co-visitation."""
-    if not slots:
-        return [[] for _ in best]
     links = features.links
     place = np.full(features.shared.shape[1], -1, np.int32)
     place[best] = np.arange(len(best))
-    start, end = np.searchsorted(links.row, [row, row + 1])
+    start, end = np.searchsorted(links.row, np.array([row, row + 1], links.row.dtype))  # of one type: else it copies them all
     to = place[links.other[start:end]]
     hit = np.flatnonzero(to >= 0)
     cell = to[hit] * slots + links.slot[start:end][hit]
@@ -104,17 +106,13 @@ def _together(features: Features, row: int, best: Sequence[int], slots: int, own
         share = np.bincount(cell, adds * newest if name.endswith("_last") else adds, len(best) * slots).reshape(len(best), slots)
         total = share.sum(1, keepdims=True)
         parts += np.divide(share, total, out=np.zeros(share.shape), where=total > 0) * gained[:, None]
-    listed: list[list[float]] = parts.tolist()
-    return listed
+    return parts
 
 
-def _text(catalogue: Catalogue, features: Features, w: np.ndarray, row: int, best: Sequence[int], slots: int) -> list[list[float]]:
+def _text(catalogue: Catalogue, features: Features, w: np.ndarray, row: int, best: Sequence[int]) -> NDArray[np.float64]:
     """(k, slots) what each recent item adds through text."""
-    if not slots:
-        return [[] for _ in best]
     near = (catalogue.vectors[list(best)] @ catalogue.vectors[features.recent[row]].T).astype(np.float64)
     user = w[S + AT["text"]] + w[S + P + COLD.index("text_cold")] * features.cold[list(best)]
     parts = near * features.shares[row] * user[:, None]
     parts[:, 0] += w[S + AT["text_last"]] * near[:, 0]
-    listed: list[list[float]] = parts.tolist()
-    return listed
+    return np.asarray(parts, np.float64)

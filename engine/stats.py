@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue
-from engine.item import Decay, ItemState, pair_scale
+from engine.item import Decay, ItemState, Pairs, pair_scale
 
 MOST_HALVES = 200.0
 """Half-lives after which the scale is moved: 2^200 is far within a double."""
 
 
 class Neighbours(NamedTuple):
-    """Neighbours of an item: indices (K,) and weights (3, K) as in `ItemState.pairs`, which are those of `time` (ms) and fade from it."""
+    """Neighbours of an item: indices (K,) and weights (3, K) as in `ItemState`, which are those of `time` (ms) and fade from it."""
 
     others: NDArray[np.int32]
     weights: NDArray[np.float32]
@@ -95,16 +95,21 @@ class ItemStats:
         popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
         return popularity
 
-    def choose(self, pairs: dict[int, list[float]], time: int) -> Neighbours:
+    def choose(self, pairs: Pairs, time: int) -> Neighbours:
         """The `most` pairs that are strongest by weight / sqrt(count of the other), of all time and of the season; `time` (ms): when the
         weights given are to be those of.
         """
-        if not pairs:
+        lasting_, season_, session_ = pairs
+        if not lasting_:
             return _NONE
-        others = self._places(list(pairs))
+        others = self._places(list(lasting_))
         slow, fast = pair_scale(time, self.decay)
-        weights = np.array(list(pairs.values())).T / np.array([[slow], [fast], [slow]])
-        if len(pairs) > self.most:
+        weights = np.zeros((KINDS, len(others)))
+        weights[0], weights[1] = list(lasting_.values()), list(season_.values())
+        if session_:
+            weights[2] = [session_.get(key, 0.0) for key in lasting_]
+        weights /= [[slow], [fast], [slow]]
+        if len(others) > self.most:
             lasting, season = weights[:2] / np.sqrt(self.count[others] + 5.0)
             first = int(LASTING * self.most)
             order = np.argpartition(-lasting, first)

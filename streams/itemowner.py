@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from engine.item import Decay, ItemState, PairBatch, apply_deltas, rank_weights
+from engine.item import Decay, ItemState, PairBatch, Pairs, apply_deltas, rank_weights
 from engine.model import Model
 from engine.stats import Counts, NeighbourList, counts_of
 from streams.batch import Batch
@@ -119,7 +119,7 @@ class ItemOwner:
         for partition, item in places:
             row = self._row(partition, item)
             if row is not None and row.worth_publishing():
-                work.append((item, dict(row.pairs), row.last_time))
+                work.append((item, row.all_pairs(), row.last_time))
                 marks.append((self._items.rows(partition), item, row.mass))
         if not work:
             return
@@ -130,7 +130,7 @@ class ItemOwner:
                 rows.edit(row_key(item)).published_mass = mass
         self._published[NEIGHBOURS].inc(len(records))
 
-    def _choose(self, work: list[tuple[int, dict[int, float], int]]) -> list[tuple[bytes | None, bytes | None]]:
+    def _choose(self, work: list[tuple[int, Pairs, int]]) -> list[tuple[bytes | None, bytes | None]]:
         stats = self._model.stats
         return [
             (row_key(item) + NEIGHBOURS, self._encode(stats.publishable(item, stats.choose(pairs, time)))) for item, pairs, time in work
