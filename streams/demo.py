@@ -1,0 +1,338 @@
+"""The command `headwater demo`: broker, generation, worker, recorded events, a click, and a summary. It personalises nothing itself.
+
+1. The embedded broker starts, topics are made.
+2. The generation for the catalogue is found in the registry, or exported.
+3. It is announced, the catalogue is sent, the worker starts.
+4. Recorded events are replayed: the past as fast as the worker follows, later ones with a list after each, the last at a fixed rate.
+5. A user clicks.
+6. Summary.
+All processes end with this one, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from engine.dataset import Dataset, Row, read
+from engine.errors import HeadwaterError
+from engine.generation import read_manifest
+from engine.manifest import ITEMS, Manifest
+from engine.protocol import stream
+from engine.records import Item
+from engine.registry import Registry
+from engine.text import DEFAULT, item_text, text_hash
+from streams import demo_words as words
+from streams import replay, topics
+from streams.embedded import EmbeddedBroker
+from streams.generations import activate
+from streams.outside import Outside
+from streams.pacing import Pace
+from streams.processes import ROOT, Child, Children, tail
+from streams.quality import Quality
+from streams.settings import Settings, load
+
+DATA = ROOT / "data" / "ifdb-played"
+PREFIX = "demo."
+WORK = Path("var/demo")
+READY_S = 60.0
+JUDGED = 0.2
+"""The last share of the events, before which all is past: 7,216 of 36,080."""
+LISTS_S = 30.0
+"""How long that may take; what is left then goes as fast as the worker follows, so that the demo ends in time."""
+RATE_PER_S = 150.0
+AT_RATE = 1_500
+"""The last events, at a fixed rate: ten seconds, and 15 events beyond p99."""
+EXAMPLES_PER_S = 100
+"""Thirteen years pass in a minute, so learning is allowed more of the worker's time than the setting's default."""
+SITTING_MS = 60_000
+CLICK_S = 30.0
+EVERY = 100
+LATELY = 300
+"""Events among which a user to show is sought, a month: an older list would change by its age as well as by the click."""
+PLAYS = (5, 40)
+"""How many plays a user has whose list is shown: enough for a taste, few enough to be shaped by one more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """A user's list before and after a click on one of its items; `seconds` from before send() to the list."""
+
+    user: str
+    clicked: words.Listed
+    before: words.Made
+    after: words.Made
+    seconds: float
+
+
+def main(*, keep: bool, report: Path) -> int:
+    """Run the demo; the exit status.
+
+    Raises:
+        HeadwaterError: something went wrong; all processes were stopped.
+    """
+    out, log = words.console(), WORK / "worker.log"
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        with ExitStack() as stack:
+            _run(stack, out, log, report, keep=keep)
+    except KeyboardInterrupt:
+        out.print("stopped")
+        return 130
+    except HeadwaterError:
+        if last := tail(log):
+            print(f"the last lines of {log}:\n{last}", file=sys.stderr)  # noqa: T201 - before the error's own line
+        raise
+    return 0
+
+
+def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: bool) -> None:
+    began = time.perf_counter()
+    log.unlink(missing_ok=True)
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-demo-", ignore_cleanup_errors=True)))
+    broker = stack.enter_context(EmbeddedBroker())  # 1
+    port = _free_port()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}  # another installation's settings
+    environ |= {
+        "HEADWATER_BROKER": f"kafka://{broker.bootstrap}",
+        "HEADWATER_PREFIX": PREFIX,
+        "HEADWATER_STATE_DIR": str(scratch / "state"),
+        "HEADWATER_WEB_PORT": str(port),
+        "HEADWATER_EXAMPLES_PER_S": str(EXAMPLES_PER_S),
+        "HEADWATER_SESSION_TIMEOUT_S": "6",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    settings = load(environ)
+    made = topics.create(topics.admin(settings), topics.topics(settings))
+    out.print(f"broker            {broker.bootstrap}, in memory; {len(made)} topics")
+    data = read(DATA)
+    children = stack.enter_context(Children())
+    manifest = _generation(out, children, environ, settings, data)  # 2
+    activate(settings, manifest.id, by="headwater demo", reason="the demo's catalogue", at_ms=round(time.time() * 1000))  # 3
+    out.print(f"generation        {manifest.id}: {manifest.verdict}")
+    with _bar(out, "catalogue", len(data.items)) as moved:
+        producer = replay.producer_of(settings)
+        replay.replay_items(data, producer, lambda done, _: moved(done), topic=topics.Names.under(PREFIX).items)
+        producer.close()
+    worker = children.start("the worker", ["worker"], environ, log)
+    _wait_until_ready(worker, f"http://127.0.0.1:{port}/readyz")
+    out.print(f"worker            ready; its log is {log}")
+    outside = Outside(settings)
+    stack.callback(outside.close)
+    quality = Quality()
+    rows = stream(data)
+    phases = _replay(out, children, outside, quality, data.name, rows)  # 4
+    click = _click(children, outside, rows)  # 5
+    _show(out, click, data, rows)
+    if click.after.generation != manifest.id:
+        found = f"lists of generation {click.after.generation!r}"
+        raise HeadwaterError("other_generation", found, f"lists of {manifest.id}", f"read {log}: it says why it was refused")
+    report = _report(outside, quality, data, manifest, phases, time.perf_counter() - began)  # 6
+    report["click"] = {"user_id": click.user, "item_id": click.clicked.item_id, "list_ms": round(click.seconds * 1000, 2)}
+    out.print(words.summary_table(report))
+    report_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    out.print(f"also in {report_file}")
+    if keep:
+        _keep(out, children, outside, broker.bootstrap, f"http://127.0.0.1:{port}", click)
+
+
+def _generation(out: Console, children: Children, environ: dict[str, str], settings: Settings, data: Dataset) -> Manifest:
+    """The newest generation made for this catalogue; exported when there is none."""
+    found = generation_for(settings.registry, data.items)
+    if found is None:
+        out.print(f"no generation for this catalogue in {settings.registry}: exporting the default checkpoint, about a minute")
+        children.run("headwater export", ["export", "--catalogue", str(DATA), "--registry", settings.registry], environ)
+        found = generation_for(settings.registry, data.items)
+    if found is None:
+        raise HeadwaterError("no_generation", f"none in {settings.registry}", "a generation", "run `headwater export` and see")
+    return found
+
+
+def generation_for(registry_url: str, items: tuple[Item, ...]) -> Manifest | None:
+    """The newest generation of a registry whose vectors are of exactly these items' texts, or None.
+
+    Raises:
+        ArtefactError: the registry does not answer.
+    """
+    registry = Registry(registry_url)
+    wanted = {item.item_id: text_hash(item_text(item, DEFAULT)) for item in items}
+    for generation_id in reversed(registry.ids()):
+        folder = registry.fetch(generation_id)
+        manifest = read_manifest(folder)
+        same = manifest.text_template == DEFAULT.version and manifest.items == len(wanted)
+        if same and dict(json.loads((folder / ITEMS).read_text(encoding="utf-8"))) == wanted:
+            return manifest
+    return None
+
+
+def _wait_until_ready(worker: Child, url: str) -> None:
+    late = time.perf_counter() + READY_S
+    said = "no answer"
+    while time.perf_counter() < late:
+        worker.check()
+        try:
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
+                return
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace").strip()
+        except OSError as error:
+            said = str(error)
+        time.sleep(0.1)
+    raise HeadwaterError("not_ready", f"after {READY_S:g} s: {said}", "a worker that is ready", f"read {worker.log}", retryable=True)
+
+
+def _replay(out: Console, children: Children, outside: Outside, quality: Quality, name: str, rows: list[Row]) -> dict[str, float]:
+    """Send all rows; the seconds of each phase."""
+    past, late = rows[: int(len(rows) * (1 - JUDGED))], len(rows) - AT_RATE
+    seconds, began = {}, time.perf_counter()
+
+    def done(phase: str) -> None:
+        nonlocal began
+        seconds[phase], began = round(time.perf_counter() - began, 2), time.perf_counter()
+
+    with _bar(out, "the past", len(past)) as moved:
+        pace = Pace(name, outside, quality, children.check, moved)
+        pace.as_it_follows(past)
+        pace.drain()
+        done("past")
+    with _bar(out, "a list after each", late - len(past)) as moved:
+        pace = Pace(name, outside, quality, children.check, moved)
+        pace.as_it_follows(pace.with_lists(rows[len(past) : late], time.perf_counter() + LISTS_S))
+        pace.drain()
+        done("with_lists")
+    with _bar(out, f"at {RATE_PER_S:g} a second", AT_RATE) as moved:
+        pace = Pace(name, outside, quality, children.check, moved)
+        pace.at_rate(rows[late:], RATE_PER_S)
+        pace.drain()
+        done("at_rate")
+    return seconds
+
+
+def _click(children: Children, outside: Outside, rows: list[Row]) -> Click:
+    """Let a user with a taste click on an item of the standing list, a minute after the recorded events end."""
+    user = _with_taste(outside, rows)
+    before = words.read_list(outside.standing[user].value)
+    clicked = max(before.items, key=_personal)
+    event = {
+        "event_id": f"click:{user}",
+        "type": "click",
+        "user_id": user,
+        "item_id": clicked.item_id,
+        "timestamp": round(rows[-1].time * 1000) + SITTING_MS,  # on the recorded clock: the wall clock is years ahead, and all would age
+        "list_id": before.list_id,
+        "position": clicked.rank,
+    }
+    at = time.perf_counter()
+    outside.send(user, json.dumps(event).encode())
+    while outside.busy(user) and time.perf_counter() < at + CLICK_S:
+        children.check()
+        outside.read(0.05)
+    standing = outside.standing[user]
+    if outside.busy(user):
+        raise HeadwaterError("no_list", f"none {CLICK_S:g} s after a click", "a list", "read the worker's log", retryable=True)
+    return Click(user, clicked, before, words.read_list(standing.value), standing.read_at - at)
+
+
+def _with_taste(outside: Outside, rows: list[Row]) -> str:
+    """The user whose list speaks most of the user's own items, of those who played lately."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.user] = counts.get(row.user, 0) + 1
+    lately = dict.fromkeys(row.user for row in rows[-LATELY:])
+    fitting = [u for u in lately if PLAYS[0] <= counts[u] <= PLAYS[1] and u in outside.standing] or [*outside.standing]
+    return max(fitting, key=lambda u: sum(map(_personal, words.read_list(outside.standing[u].value).items)))
+
+
+def _personal(one: words.Listed) -> float:
+    """The part of a score that comes from items which the user played, 0..1."""
+    parts = [(r.weight, r.item_id is not None) for r in one.reasons if r.weight > 0]
+    return sum(w for w, own in parts if own) / max(1e-9, sum(w for w, _ in parts))
+
+
+def _show(out: Console, click: Click, data: Dataset, rows: list[Row]) -> None:
+    items = {item.item_id: item for item in data.items}
+    played = list(dict.fromkeys(row.item_id for row in reversed(rows) if row.user == click.user))
+    said = ", ".join(f"“{words.title(item_id, items)}”" for item_id in played[:4])
+    out.print(f"\nA user, {click.user}, with {len(played)} plays, lately {said}.")
+    out.print(words.list_table("The list before the click", click.before, items))
+    clicked = words.title(click.clicked.item_id, items)
+    out.print(f"Click on {click.clicked.rank + 1}, “{clicked}”. The next list stood on the topic after {click.seconds * 1000:.1f} ms:")
+    out.print(words.list_table("The list after the click", click.after, items, click.before))
+
+
+def _report(
+    outside: Outside, quality: Quality, data: Dataset, manifest: Manifest, phases: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """The summary as values."""
+    live, popular = quality.live(), quality.popularity(data)
+    fresh = np.array(outside.freshness) * 1000
+    return {
+        "events": outside.sent,
+        "lists": outside.lists,
+        "dead_letters": outside.records(topics.Names.under(PREFIX).dead_letters),
+        "freshness_ms": {
+            **{f"p{p}": round(float(np.percentile(fresh, p)), 2) if len(fresh) else None for p in (50, 99)},
+            "events": len(fresh),
+            "events_per_s": RATE_PER_S,
+        },
+        "ndcg_at_10": {
+            "live": live.get("NDCG@10", 0.0),
+            "se": live.get("se", 0.0),
+            "cases": live["cases"],
+            "popularity": max((f.get("NDCG@10", 0.0) for f in popular.values()), default=0.0),
+        },
+        "generation": {"id": manifest.id, "variant": manifest.serving, "verdict": manifest.verdict},
+        "replay_s": phases,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _keep(out: Console, children: Children, outside: Outside, address: str, web: str, click: Click) -> None:
+    """Leave all running until Ctrl-C."""
+    for part in words.how_to_go_on(address, PREFIX, web, click.after.items[0].item_id if click.after.items else "i1"):
+        out.print(part, soft_wrap=True, markup=False)
+    try:
+        while True:
+            children.check()
+            outside.read(0.5)
+    except KeyboardInterrupt:
+        out.print("stopping")
+
+
+@contextmanager
+def _bar(out: Console, what: str, total: int) -> Iterator[Any]:
+    """A progress bar as a callback; where the output is no terminal, its last state is one line."""
+    columns = (TextColumn("{task.description:17}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out) as bars:
+        task = bars.add_task(what, total=total)
+
+        def moved(done: int) -> None:
+            if done % EVERY == 0 or done == total:
+                bars.update(task, completed=done)
+
+        yield moved
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
