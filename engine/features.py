@@ -46,6 +46,7 @@ FEW = 5.0  # uses at which half of the cold features is left
 SMALL = (
     0.15  # terms that weigh less in a taste than this share of its strongest are passed over: half the cost for a few percent of the sum
 )
+PACKED = 8  # users in one product from which BLAS does not lose more by packing the vectors than it wins
 SIZES = (3, 20)  # events: a new user has at most the first, a known one more than the second
 
 
@@ -245,7 +246,12 @@ def _text(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], ou
             users[row], newest[row], share = user / length, vectors[places[0]], share / length
         shares.append(share)
     both = out[AT["text_last"] : AT["text"] + 1].reshape(-1, n)  # one product: the vectors pass through the processor once
-    np.matmul(wanted.reshape(-1, catalogue.dims), vectors.T, out=both)
+    flat = wanted.reshape(-1, catalogue.dims)
+    if len(flat) < PACKED:
+        for row, vector in enumerate(flat):
+            np.dot(vectors, vector, out=both[row])
+    else:
+        np.matmul(flat, vectors.T, out=both)
     return shares
 
 
