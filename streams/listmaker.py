@@ -245,7 +245,8 @@ class ListMaker:
             self._outbox.publish(self._targets.examples, b"ranker", raw, 0)
         self._finish(standing, [job for job in answers if id(job) not in again], lessons, len(examples))
         for job in again.values():
-            job.again(job)
+            job.again(job)  # owes for itself
+            job.owed.paid()
 
     def _still(self, job: Standing, rows: Rows[UserState]) -> bool:
         """Whether a list just made is to be published: not if the user was erased meanwhile, or is another worker's now."""
@@ -258,11 +259,12 @@ class ListMaker:
         now = [at for at, one in enumerate(work) if _of_generation(one.job, self._model.generation)]
         try:
             rankings = self._model.rank([work[at].ask for at in now])
-            for at, ranking in zip(now, rankings, strict=True):
-                made[at] = self._encoded(work[at], ranking)
-        except Exception:  # noqa: BLE001 - one of them is more than the model bears: each alone, so that the others are made
-            for at in now:
-                made[at] = self._alone(work[at])
+            made_now: list[bytes | None] = [self._encoded(work[at], ranking) for at, ranking in zip(now, rankings, strict=True)]
+        except Exception as error:  # noqa: BLE001 - one of them is more than the model bears: each alone, so that the others are made
+            log.warning("lists_one_by_one", lists=len(now), error=repr(error))
+            made_now = []
+        for at, value in zip(now, made_now or [self._alone(work[at]) for at in now], strict=True):
+            made[at] = value
         return made, examples
 
     def _alone(self, one: Work) -> bytes | None:

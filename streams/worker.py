@@ -104,9 +104,9 @@ class Worker:
             targets,
             size=settings.scoring_batch,
             encode_example=msgspec.msgpack.Encoder().encode,
+            latest=lambda: self.shared.latest,
         )
         limits = Limits(
-            latest=lambda: self.shared.latest,
             history=settings.history_size,
             seen=settings.seen_cap,
             event_ids=settings.dedupe_events,
@@ -158,9 +158,9 @@ class Worker:
             self.maker,
             self.outbox,
             dead,
+            metrics,
             self.epochs,
             partitions=n,
-            metrics,
             surfaces=settings.surfaces,
             tolerance_ms=round(settings.future_tolerance_s * 1000),
             topic=names.users,

@@ -279,9 +279,9 @@ def test_web(worker: Worker) -> None:
 
 def test_end(world: Installation, worker: Worker) -> None:
     """SIGTERM ends the worker within seconds, with status 0 and no noise; it ended for no other reason before."""
-    assert worker.process.poll() is None, worker.log()
-    assert worker.stop() < 8
+    assert worker.process.poll() is None, worker.log()[-4000:]
+    assert worker.stop() < 4.5
     text = worker.log()
-    assert "Traceback" not in text, text
-    assert "level=error" not in text, text
-    assert "level=critical" not in text, text
+    assert "Traceback" not in text, text[-4000:]
+    assert "level=error" not in text, text[-4000:]
+    assert "level=critical" not in text, text[-4000:]

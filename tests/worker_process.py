@@ -148,6 +148,7 @@ class Installation:
             }
         )
         self._failed: list[str] = []
+        self._place = (-1, -1)  # of the record acknowledged last
         self._tails: dict[str, Tail] = {}
         self._group: Consumer | None = None
 
@@ -181,10 +182,13 @@ class Installation:
         assert self._producer.flush(30) == 0
         assert not self._failed, self._failed
 
-    def send(self, topic: str, key: str | bytes | None, value: Any, partition: int = -1) -> None:
-        """Send a record and wait for its acknowledgement."""
-        self.put(topic, key, value, partition)
+    def send(
+        self, topic: str, key: str | bytes | None, value: Any, partition: int = -1, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> tuple[int, int]:
+        """Send a record and wait for its acknowledgement; its partition and offset."""
+        self.put(topic, key, value, partition, headers)
         self.flush()
+        return self._place
 
     def event(self, event_id: str, user: str, item: str | None, partition: int = -1, **fields: Any) -> dict[str, Any]:
         """Send an event, a click now unless the fields say otherwise."""
@@ -193,9 +197,11 @@ class Installation:
         self.send(self.names.events, user, event, partition)
         return event
 
-    def _answer(self, error: Any, _: Any) -> None:
+    def _answer(self, error: Any, message: Any) -> None:
         if error is not None:
             self._failed.append(error.str())
+        else:
+            self._place = message.partition(), message.offset()
 
     # -- out
 
@@ -218,9 +224,9 @@ class Installation:
 
         return self.tail(self.names.recommendations).first(covers, seconds).json
 
-    def dead_letter(self, topic: str, offset: int, partition: int, seconds: float = WAIT_S) -> Any:
-        """The dead letter of a record."""
-        source = {"topic": topic, "partition": partition, "offset": offset}
+    def dead_letter(self, topic: str, place: tuple[int, int], seconds: float = WAIT_S) -> Any:
+        """The dead letter of the record at a place (partition, offset)."""
+        source = {"topic": topic, "partition": place[0], "offset": place[1]}
         return self.tail(self.names.dead_letters).first(lambda r: source.items() <= r.json["source"].items(), seconds).json
 
     def last(self, topic: str) -> dict[bytes, Record]:
