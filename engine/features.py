@@ -245,8 +245,8 @@ def _text(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], ou
             length = float(np.sqrt(user @ user)) or 1.0
             users[row], newest[row], share = user / length, vectors[places[0]], share / length
         shares.append(share)
-    both = out[AT["text_last"] : AT["text"] + 1].reshape(-1, n)  # one product: the vectors pass through the processor once
-    flat = wanted.reshape(-1, catalogue.dims)
+    both = out[AT["text_last"] : AT["text"] + 1].reshape(2 * len(recent), n)  # one product: the vectors pass through the processor once
+    flat = wanted.reshape(len(both), catalogue.dims)  # not -1: without a generation there are no dimensions
     if len(flat) < PACKED:
         for row, vector in enumerate(flat):
             np.dot(vectors, vector, out=both[row])

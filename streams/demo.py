@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -43,7 +42,7 @@ from streams.embedded import EmbeddedBroker
 from streams.generations import activate
 from streams.outside import Outside
 from streams.pacing import Pace
-from streams.processes import ROOT, Child, Children, tail
+from streams.processes import ROOT, Child, Children, free_port, tail
 from streams.quality import Quality
 from streams.settings import Settings, load
 
@@ -106,7 +105,7 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
     log.unlink(missing_ok=True)
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-demo-", ignore_cleanup_errors=True)))
     broker = stack.enter_context(EmbeddedBroker())  # 1
-    port = _free_port()
+    port = free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}  # another installation's settings
     environ |= {
         "HEADWATER_BROKER": f"kafka://{broker.bootstrap}",
@@ -326,12 +325,6 @@ def _bar(out: Console, what: str, total: int) -> Iterator[Any]:
                 bars.update(task, completed=done)
 
         yield moved
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _interrupted(*_: object) -> None:
