@@ -54,6 +54,9 @@ JUDGED = 0.2
 """The last share of the events, before which all is past: 7,216 of 36,080."""
 LISTS_S = 30.0
 """How long that may take; what is left then goes as fast as the worker follows, so that the demo ends in time."""
+LEAST_LISTS_S = 5.0
+ENOUGH_S = 170.0
+"""Seconds from the start at which it must end anyway: the installation takes 90 of the 300, the last events and the rest 25."""
 RATE_PER_S = 150.0
 AT_RATE = 1_500
 """The last events, at a fixed rate: ten seconds, and 15 events beyond p99."""
@@ -135,7 +138,7 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
     stack.callback(outside.close)
     quality = Quality()
     rows = stream(data)
-    phases = _replay(out, children, outside, quality, data.name, rows)  # 4
+    phases = _replay(out, children, outside, quality, data.name, rows, began + ENOUGH_S)  # 4
     click = _click(children, outside, rows)  # 5
     _show(out, click, data, rows)
     if click.after.generation != manifest.id:
@@ -195,8 +198,10 @@ def _wait_until_ready(worker: Child, url: str) -> None:
     raise HeadwaterError("not_ready", f"after {READY_S:g} s: {said}", "a worker that is ready", f"read {worker.log}", retryable=True)
 
 
-def _replay(out: Console, children: Children, outside: Outside, quality: Quality, name: str, rows: list[Row]) -> dict[str, float]:
-    """Send all rows; the seconds of each phase."""
+def _replay(
+    out: Console, children: Children, outside: Outside, quality: Quality, name: str, rows: list[Row], enough: float
+) -> dict[str, float]:
+    """Send all rows; the seconds of each phase. `enough`: perf_counter at which the judged ones must be through."""
     past, late = rows[: int(len(rows) * (1 - JUDGED))], len(rows) - AT_RATE
     seconds, began = {}, time.perf_counter()
 
@@ -211,7 +216,9 @@ def _replay(out: Console, children: Children, outside: Outside, quality: Quality
         done("past")
     with _bar(out, "a list after each", late - len(past)) as moved:
         pace = Pace(name, outside, quality, children.check, moved)
-        pace.as_it_follows(pace.with_lists(rows[len(past) : late], time.perf_counter() + LISTS_S))
+        now = time.perf_counter()
+        until = max(now + LEAST_LISTS_S, min(now + LISTS_S, enough))
+        pace.as_it_follows(pace.with_lists(rows[len(past) : late], until))
         pace.drain()
         done("with_lists")
     with _bar(out, f"at {RATE_PER_S:g} a second", AT_RATE) as moved:
