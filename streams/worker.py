@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from aiokafka.errors import IllegalStateError
 
+from engine.document import MAX_RECORD_BYTES
 from engine.item import Decay, ItemState, decode_item, encode_item
 from engine.model import Model
 from engine.registry import Registry
@@ -60,7 +61,9 @@ class Worker:
         self._shared_partitions = topics.look(client).partitions
         ids = topics.epochs(client, [getattr(names, field) for field in SOURCES.values()])
         self.epochs = Epochs({source: ids[getattr(names, field)] for source, field in SOURCES.items()}, accept=accept_new_logs)
-        largest = settings.max_record_bytes + topics.BATCH_OVERHEAD
+        largest = (
+            max(settings.max_record_bytes, MAX_RECORD_BYTES) + topics.BATCH_OVERHEAD
+        )  # a row or a dead letter may be larger than an event
         self.outbox = Outbox({**security.librdkafka(settings), "message.max.bytes": largest})
         credentials = security.faust(settings).get("broker_credentials")
         self.app = BatchApp(
