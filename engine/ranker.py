@@ -77,10 +77,12 @@ class Ranker:
     def learn(self, features: Floats, situation: int) -> None:
         """One step on one example, (1 + negatives, F + 1) as of `Example`; a step that is not finite is not taken."""
         x = features[:, :-1].astype(np.float64)
-        score = x @ (self.common + self.own[situation]) + features[:, -1]
-        share = np.exp(score - score.max())
-        gradient = x[0] - (share / share.sum()) @ x
-        if not np.isfinite(gradient).all():
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is looked for just below
+            score = x @ (self.common + self.own[situation]) + features[:, -1]
+            share = np.exp(score - score.max())
+            gradient = x[0] - (share / share.sum()) @ x
+            usable = np.isfinite(gradient @ gradient)
+        if not usable:
             return
         self.common_squares += gradient * gradient
         self.common += self.rate * gradient / np.sqrt(self.common_squares)
@@ -111,9 +113,12 @@ def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
     """The ranker again, and its positions.
 
     Raises:
-        StateError: it is of another format, has other features, or holds a weight that is not finite.
+        StateError: it is damaged, of another format, has other features, or holds a weight that is not finite.
     """
-    state = msgspec.msgpack.decode(raw, type=RankerState)
+    try:
+        state = msgspec.msgpack.decode(raw, type=RankerState)
+    except msgspec.DecodeError as problem:
+        raise StateError("state_damaged", str(problem), "a ranker", "let the ranker learn anew") from problem
     if state.format != FORMAT or state.names != NAMES:
         raise StateError(
             "ranker_format", f"format {state.format} with {state.names}", f"format {FORMAT} with {NAMES}", "let the ranker learn anew"
@@ -122,6 +127,6 @@ def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
     ranker = Ranker(
         common, own.reshape(SITUATIONS, -1), common_squares, own_squares.reshape(SITUATIONS, -1), state.version, state.generation
     )
-    if not np.isfinite(ranker.weights()).all():
+    if not (np.isfinite(ranker.weights()).all() and (ranker.common_squares > 0).all() and (ranker.own_squares > 0).all()):
         raise StateError("ranker_not_finite", "a weight that is not finite", "finite weights", "let the ranker learn anew")
     return ranker, state.applied

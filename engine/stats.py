@@ -17,6 +17,8 @@ from engine.item import Decay, ItemState, Pairs, pair_scale
 
 MOST_HALVES = 200.0
 """Half-lives after which the scale is moved: 2^200 is far within a double."""
+ASKED_BEFORE = 10.0
+"""Half-lives that counts are taken back at most for a list that is asked for a time before the newest event."""
 
 
 class Neighbours(NamedTuple):
@@ -91,7 +93,7 @@ class ItemStats:
 
     def popularity(self, now: int) -> NDArray[np.float64]:
         """(2, N): the decayed number of uses as of `now` (ms)."""
-        factors = [2.0 ** min(MOST_HALVES, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
+        factors = [2.0 ** min(ASKED_BEFORE, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
         popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
         return popularity
 

@@ -18,14 +18,13 @@ STEPS = rank_weights(DECAY, 15)
 START = 1_700_000_000_000
 
 deltas = st.lists(
-    st.tuples(
-        st.integers(0, 400 * DAY_MS), st.integers(1, 12), st.lists(st.integers(1, 12), max_size=6, unique=True), st.integers(0, 6)
-    ),
+    st.tuples(st.integers(0, 400 * DAY_MS), st.integers(1, 12), st.lists(st.integers(1, 12), max_size=6, unique=True), st.integers(0, 6)),
     max_size=30,
 )
 
 
 def batch(rows: list[tuple[int, int, list[int], int]], first: int = 0) -> PairBatch:
+    """Deltas at the offsets from `first` on."""
     made = tuple(
         PairDelta(first + n, START + time, 1.0, item, tuple(o for o in others if o != item), True, together)
         for n, (time, item, others, together) in enumerate(rows)
@@ -34,6 +33,7 @@ def batch(rows: list[tuple[int, int, list[int], int]], first: int = 0) -> PairBa
 
 
 def applied(*batches: PairBatch, owners: int = 1) -> dict[int, ItemState]:
+    """The rows after these batches were delivered in turn."""
     rows: dict[int, ItemState] = {}
     for one in batches:
         for owner in range(owners):

@@ -30,6 +30,7 @@ events = st.lists(
 
 
 def fed(found: list[Event], *, state: UserState | None = None, first: int = 0) -> UserState:
+    """The row after these events, from place `first` of the log on."""
     row = state or UserState()
     for n, event in enumerate(found[first:], first):
         row.apply(event, Position("events", 1, 0, n), LIMITS, LATEST)
