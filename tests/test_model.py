@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from tests.little_shop import DAY, START, Shop
 USERS = [f"u{n}" for n in range(11)]  # u10 is unknown
 PLACE = Position("events", 1, 0, 5)
 
-conditions = st.one_of(
+conditions: st.SearchStrategy[Any] = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"tags": st.sampled_from(["cave", "sea", ("cave", "sea"), "none"])}),
     st.fixed_dictionaries({"item_ids": st.lists(st.integers(0, 30).map(lambda n: f"i{n}"), max_size=5).map(tuple)}),
@@ -67,13 +69,13 @@ def test_a_list_does_not_depend_on_its_batch(users: list[str], k: int) -> None:
     """Rule: a list is a function of the user and of what all read; who else is asked for with it does not matter."""
     shop = Shop().live()
     now = START + 20 * DAY
-    asks = [Ask(msgspec_now(shop.taste(user), now), k) for user in users]
+    asks = [Ask(at_time(shop.taste(user), now), k) for user in users]
     for alone, ranking in zip((shop.model.rank([ask])[0] for ask in asks), shop.model.rank(asks), strict=True):
         assert [one.item_id for one in alone.items] == [one.item_id for one in ranking.items]
         assert [one.score for one in alone.items] == pytest.approx([one.score for one in ranking.items], rel=1e-4, abs=1e-5)
 
 
-def msgspec_now(taste: Taste, now: int) -> Taste:
+def at_time(taste: Taste, now: int) -> Taste:
     """The same taste at another time."""
     return Taste(taste.recent, taste.ids, taste.seen, now, taste.last_time, taste.events, taste.together)
 
