@@ -57,9 +57,9 @@ LISTS_S = 30.0
 LEAST_LISTS_S = 5.0
 ENOUGH_S = 170.0
 """Seconds from the start at which it must end anyway: the installation takes 90 of the 300, the last events and the rest 25."""
-RATE_PER_S = 150.0
-AT_RATE = 1_500
-"""The last events, at a fixed rate: ten seconds, and 15 events beyond p99."""
+RATE_PER_S = 100.0
+AT_RATE = 1_000
+"""The last events, at a fixed rate: ten seconds, and ten events beyond p99."""
 EXAMPLES_PER_S = 100
 """Thirteen years pass in a minute, so learning is allowed more of the worker's time than the setting's default."""
 SITTING_MS = 60_000
@@ -310,8 +310,8 @@ def _report(
 
 def _keep(out: Console, children: Children, outside: Outside, address: str, web: str, click: Click) -> None:
     """Leave all running until Ctrl-C."""
-    for part in words.how_to_go_on(address, PREFIX, web, click.after.items[0].item_id if click.after.items else "i1"):
-        out.print(part, soft_wrap=True, markup=False)
+    item_id = click.after.items[0].item_id if click.after.items else "i1"
+    out.print(words.how_to_go_on(address, PREFIX, web, item_id), soft_wrap=True, markup=False)
     try:
         while True:
             children.check()

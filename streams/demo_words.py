@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 
 from engine.records import Item
@@ -138,14 +137,23 @@ def _ms(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f} ms"
 
 
-def how_to_go_on(address: str, prefix: str, web: str, item_id: str) -> list[Panel | str]:
-    """What to type while the demo's broker and worker run."""
+def how_to_go_on(address: str, prefix: str, web: str, item_id: str) -> str:
+    """What to type while the demo's broker and worker run; without frames, so that it can be copied."""
     producer = snippets.filled(snippets.PRODUCER, address, prefix=prefix, item_id=item_id, mock=True)
     consumer = snippets.filled(snippets.CONSUMER, address, prefix=prefix, mock=True)
-    return [
-        "Broker and worker are running; Ctrl-C stops them. In other terminals, from this folder:",
-        Panel(f"cat > consume.py <<'END'\n{consumer}END\n.venv/bin/python consume.py", title="consume", expand=False),
-        Panel(f"cat > produce.py <<'END'\n{producer}END\n.venv/bin/python produce.py", title="produce", expand=False),
-        f"The worker's metrics: curl {web}/metrics",
-        f"Other commands: HEADWATER_BROKER=kafka://{address} HEADWATER_PREFIX={prefix} .venv/bin/headwater topics check",
-    ]
+    return f"""
+Broker and worker are running; Ctrl-C stops them. In a second terminal, from this folder, to see every new list:
+
+cat > var/demo/consume.py <<'END'
+{consumer}END
+.venv/bin/python var/demo/consume.py
+
+In a third one, to let user u1 click on an item:
+
+cat > var/demo/produce.py <<'END'
+{producer}END
+.venv/bin/python var/demo/produce.py
+
+Also: curl {web}/metrics
+and:  HEADWATER_BROKER=kafka://{address} HEADWATER_PREFIX={prefix} .venv/bin/headwater topics check
+"""
