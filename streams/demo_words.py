@@ -142,7 +142,8 @@ def how_to_go_on(address: str, prefix: str, web: str, item_id: str) -> str:
     producer = snippets.filled(snippets.PRODUCER, address, prefix=prefix, item_id=item_id, mock=True)
     consumer = snippets.filled(snippets.CONSUMER, address, prefix=prefix, mock=True)
     return f"""
-Broker and worker are running; Ctrl-C stops them. In a second terminal, from this folder, to see lists, those of the replay and then each new one:
+Broker and worker are running; Ctrl-C stops them. In a second terminal, from this folder, to see lists,
+those of the replay and then each new one:
 
 cat > var/demo/consume.py <<'END'
 {consumer}END
