@@ -26,6 +26,8 @@ from engine.protocol import TABLES, Table, stream
 from engine.registry import Registry
 from engine.vectors import catalogue_vectors
 
+WIDTH = 100
+"""Columns that the table of figures takes: a terminal, or a file, has it whole."""
 EVERY = 200
 """Events between two moves of the progress bar."""
 _EXPORTERS = ("torch", "transformers", "optimum")
@@ -49,7 +51,8 @@ def main(
         DatasetError: the folder is no data set.
         ArtefactError: there is no generation and none can be made.
     """
-    console, err = Console(), Console(stderr=True)
+    err = Console(stderr=True)
+    console = Console(width=max(WIDTH, Console().width))
     dataset = read(folder, types=types)
     opened = open_generation(Registry(registry, cache), folder, generation, err)
     began = time.perf_counter()
