@@ -132,6 +132,10 @@ class Intake:
             self._pass_on(row, user_id, record, event, place, headers)
             return
         time_ms = min(event.timestamp, latest)
+        if "@" in place.source and not row.covers(place) and _has(row, event, time_ms):
+            row.advance(place)
+            self._counts[Verdict.DUPLICATE.value].inc()
+            return
         key = item_key(event.item_id) if event.item_id is not None else 0
         lesson = None
         if (
@@ -201,6 +205,15 @@ class Intake:
             raise BadRecord([Problem("record", "too_large", f"{size} bytes to be passed on", expected, remedy)])
         self._outbox.publish(self._routed_topic, key, record.value, partition, list(kept.items()))
         self._counts["rerouted"].inc()
+
+
+def _has(row: UserState, event: Event, time_ms: int) -> bool:
+    """Whether the history has this very event, come by the other of an alias's two ways: with the history, or passed on by itself.
+
+    Which way an event takes depends on whether the alias was known first. That order is not kept over a crash: `events` and `users` are two
+    logs. By its id it is not known, since a history keeps none.
+    """
+    return any(one.time == time_ms and one.item_id == event.item_id and one.type == event.type for one in row.history)
 
 
 def _bound(row: UserState) -> None:

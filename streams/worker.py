@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiokafka.errors import IllegalStateError
@@ -21,7 +21,7 @@ from engine.user import Limits, UserState, decode_user, encode_user
 from streams import security, topics
 from streams.asking import Asking
 from streams.authors import Authors
-from streams.batch import BatchApp, serve_app
+from streams.batch import FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BatchApp, BatchConsumer, serve_app
 from streams.broadcast import Broadcast
 from streams.deadletters import DeadLetters
 from streams.engine_thread import EngineThread
@@ -54,7 +54,8 @@ class Worker:
         self.metrics = metrics = Metrics()
         client = topics.admin(settings)
         wanted = topics.topics(settings)
-        if topics.look(client).is_mock:
+        is_mock = topics.look(client).is_mock
+        if is_mock:
             topics.create(client, wanted)  # the embedded broker makes topics when asked about them
         n = topics.count(client, settings)
         self.names = names = topics.Names.under(settings.prefix)
@@ -75,6 +76,7 @@ class Worker:
             prefix=settings.prefix,
             commit_interval_s=settings.checkpoint_interval_s,
             session_timeout_s=settings.session_timeout_s,
+            fetch_wait_ms=MOCK_FETCH_WAIT_MS if is_mock else FETCH_WAIT_MS,
             credentials=credentials,
         )
         budget = {
@@ -153,6 +155,7 @@ class Worker:
             window=settings.pair_window,
             decay=decay,
             topic=names.item_stats,
+            reading=lambda: bool(cast("BatchConsumer", self.app.consumer).flow_active),
         )
         self.learner = Learner(self.items, self.outbox, names.weights)
         self.authors = Authors(self.shared, self.outbox, dead, metrics, vectors_topic=names.vectors, owned=self._owned_items)

@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from engine.dataset import read
+from engine.errors import BrokerError
 from engine.protocol import in_order
 from engine.user import encode_user
 from streams import topics
@@ -266,7 +267,7 @@ def test_a_log_made_anew(story: Story) -> None:
             topics.create(topics.admin(world.settings), topics.topics(world.settings))
             if names.events in topics.look(client).partitions:
                 break
-        except topics.BrokerError:
+        except BrokerError:
             assert time.monotonic() < until
     time.sleep(1)
     story.send(story.recorded[500:600])
