@@ -41,8 +41,9 @@ class Catalogue:
     """Arrays of length `capacity`, of which the first `len(self)` are in use.
 
     `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms: `available_from`, 0 without one;
-    `vectors` (N, D) float32:
-    centred unit rows, zero where `has_vector` is False; `creators` (N,) int32: 0 for none.
+    `vectors` (N, D) float32: centred unit rows, zero where `has_vector` is False; `creators` (N,) int32: 0 for none; `days` (N,) float32:
+    the date of publication, else of availability, in days since the epoch, 0 for none. `version` counts changes of entries,
+    `vectors_version` of vectors.
     """
 
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
@@ -56,6 +57,7 @@ class Catalogue:
         self.has_vector = np.zeros(capacity, bool)
         self.creators = np.zeros(capacity, np.int32)
         self.days = np.zeros(capacity, np.float32)
+        self.version = self.vectors_version = 0
         self._creator_codes: dict[str, int] = {"": 0}
         self._term_codes: dict[str, int] = {}
         self._terms_of: list[tuple[int, ...]] = []
@@ -104,6 +106,7 @@ class Catalogue:
         names = dict.fromkeys(name.lower() for name in (*item.categories, *item.tags))
         self._terms_of[at] = tuple(codes.setdefault(name, len(codes)) for name in names)
         self._terms_changed += 1
+        self.version += 1
         date = item.published_at if item.published_at is not None else item.available_from
         self.days[at] = 0.0 if date is None else date / DAY_MS
         return at
@@ -113,6 +116,7 @@ class Catalogue:
         at = self.index.get(item_key(item_id))
         if at is not None:
             self.listable[at] = False
+            self.version += 1
         return at
 
     def put_vector(self, key: int, vector: Floats) -> None:
@@ -120,18 +124,21 @@ class Catalogue:
         at = self.place(key)
         self.vectors[at] = vector
         self.has_vector[at] = True
+        self.vectors_version += 1
 
     def put_vectors(self, keys: Sequence[int], vectors: NDArray[np.floating]) -> None:
         """Set the vectors of many items at once, (n, D)."""
         at = [self.place(key) for key in keys]
         self.vectors[at] = vectors
         self.has_vector[at] = True
+        self.vectors_version += 1
 
     def clear_vectors(self, dims: int) -> None:
         """Forget all vectors, for a generation with its own."""
         self.dims = dims
         self.vectors = np.zeros((self.capacity, dims), np.float32)
         self.has_vector[:] = False
+        self.vectors_version += 1
 
     def places(self, keys: Iterable[int]) -> list[int]:
         """Indices of those of `keys` that are known."""

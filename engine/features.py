@@ -12,14 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue, Floats
+from engine.cosines import Cosines
 from engine.partition import item_key
 from engine.stats import ItemStats
 from engine.user import SESSION_MS, UserState, liked, together
 
-SHARED = ("trending", "popular", "known", "new", "recent", "unused", "untried", "released", "released_year", "dated")
+SHARED = (
+    "trending",
+    "popular",
+    "known",
+    "new",
+    "recent",
+    "unused",
+    "untried",
+    "released",
+    "released_year",
+    "dated",
+    "used_week",
+    "used_season",
+)
 PERSONAL = (
     "together",
     "together_last",
+    "together_near",
     "lately",
     "lately_last",
     "session",
@@ -42,11 +57,12 @@ S, P = len(SHARED), len(PERSONAL)
 RECENT = 20  # liked items that describe a user; older ones add little and cost a product each
 LONGEST = 40  # ... and as many while they belong to the session that goes on
 STEP = 0.9  # weight of one step back among them
+NEAR = 0.7  # ... where the last few count most
 FEW = 5.0  # uses at which half of the cold features is left
 SMALL = (
     0.15  # terms that weigh less in a taste than this share of its strongest are passed over: half the cost for a few percent of the sum
 )
-PACKED = 8  # users in one product from which BLAS does not lose more by packing the vectors than it wins
+MINUTE_MS = 60_000
 SIZES = (3, 20)  # events: a new user has at most the first, a known one more than the second
 
 
@@ -101,9 +117,15 @@ class Links:
     lately: Floats
     session: Floats
     basket: Floats
+    near: Floats
+
+    def adding(self, name: str) -> Floats:
+        """(E,) what the entries add to the square of a feature of this name; for one that ends in _last, those of slot 0 alone count."""
+        found: Floats = self.near if name == "together_near" else getattr(self, name.removesuffix("_last"))
+        return found
 
 
-CO_VISITED = ("together", "together_last", "lately", "lately_last", "session", "basket")
+CO_VISITED = ("together", "together_last", "together_near", "lately", "lately_last", "session", "basket")
 """Square roots of sums over links."""
 
 
@@ -144,6 +166,29 @@ class Features:
         return out
 
 
+class Shared:
+    """The features that are the same for all users, made anew when a count, an entry or the minute has changed.
+
+    `features` (S, N), `cold` (N,), `root` (N,) 1 / sqrt(count) float32; `cosines`: of items' texts.
+    """
+
+    def __init__(self, catalogue: Catalogue, stats: ItemStats) -> None:
+        self.catalogue, self.stats, self.cosines = catalogue, stats, Cosines(catalogue)
+        self._made: tuple[int, int, int, int] | None = None
+
+    def at(self, now: int) -> Shared:
+        """Itself, as of the minute of `now` (ms)."""
+        minute = now // MINUTE_MS
+        state = (self.stats.version, self.catalogue.version, len(self.catalogue), minute)
+        if state != self._made:
+            count = self.stats.count[: len(self.catalogue)]
+            self.features = shared_features(self.catalogue, self.stats, minute * MINUTE_MS)
+            self.cold = (1.0 / (1.0 + count / FEW)).astype(np.float32)
+            self.root = (1.0 / np.sqrt(count + FEW)).astype(np.float32)
+            self._made = state
+        return self
+
+
 def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
     """(S, N) float32."""
     n = len(catalogue)
@@ -163,6 +208,9 @@ def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
     rows[7] = np.exp(-release / 30.0) * dated
     rows[8] = np.exp(-release / 365.0) * dated
     rows[9] = dated
+    idle = days_since(stats.last_time[:n], now)
+    rows[10] = np.exp(-idle / 7.0) * used
+    rows[11] = np.exp(-idle / 60.0) * used
     return rows
 
 
@@ -171,11 +219,10 @@ def days_since(times: NDArray[np.int64], now: int) -> Floats:
     return np.maximum(0.0, (now - times) / DAY_MS).astype(np.float32)
 
 
-def links_of(stats: ItemStats, recent: list[list[int]], tastes: Sequence[Taste]) -> Links:
+def links_of(stats: ItemStats, root: Floats, recent: list[list[int]], tastes: Sequence[Taste]) -> Links:
     """Neighbours of all recent items of a batch, weighted by cosine-like strength, place in the history and age of the counts."""
     found, rows, slots, lengths, factors = [], [], [], [], []
     lasting, season = stats.decay.pair_days * DAY_MS, stats.decay.season_days * DAY_MS
-    root = (1.0 / np.sqrt(stats.count + FEW)).astype(np.float32)
     for row, (places, taste) in enumerate(zip(recent, tastes, strict=True)):
         for slot, at in enumerate(places):
             one = stats.of(at)
@@ -187,40 +234,41 @@ def links_of(stats: ItemStats, recent: list[list[int]], tastes: Sequence[Taste])
                 slots.append(slot)
                 found.append(one)
                 lengths.append(len(one.others))
-                factors.append((slow * step, fast * step, slow * step, slow if slot < taste.together else 0.0))
+                factors.append((slow * step, fast * step, slow * step, slow if slot < taste.together else 0.0, slow * NEAR**slot))
     if not found:
         none, zero = np.zeros(0, np.int32), np.zeros(0, np.float32)
-        return Links(none, none, none, zero, zero, zero, zero)
+        return Links(none, none, none, zero, zero, zero, zero, zero)
     other = np.concatenate([one.others for one in found])
     weight = np.concatenate([one.weights for one in found], axis=1)
     weight *= root[other]
     by_slot = np.repeat(np.array(factors, np.float32).T, lengths, axis=1)
-    basket = weight[2] * by_slot[3]
+    basket, near = weight[2] * by_slot[3], weight[0] * by_slot[4]
     weight *= by_slot[:3]
     row, slot = np.repeat(np.array([rows, slots], np.int32), lengths, axis=1)
-    return Links(row, slot, other, weight[0], weight[1], weight[2], basket)
+    return Links(row, slot, other, weight[0], weight[1], weight[2], basket, near)
 
 
-def features_of(catalogue: Catalogue, stats: ItemStats, tastes: Sequence[Taste]) -> Features:
+def features_of(common: Shared, tastes: Sequence[Taste]) -> Features:
     """Features of all items for a batch of users; the shared ones as of the newest `now` among them."""
+    catalogue, stats = common.catalogue, common.stats
     n, b = len(catalogue), len(tastes)
-    shared = shared_features(catalogue, stats, max(t.now for t in tastes))
-    cold = (1.0 / (1.0 + stats.count[:n] / FEW)).astype(np.float32)
+    common.at(max(t.now for t in tastes))
+    shared, cold = common.features, common.cold
     index = catalogue.index
     known = [[(index[key], name) for key, name in zip(t.recent, t.ids, strict=True) if key in index] for t in tastes]
     recent, names = [[at for at, _ in row] for row in known], [[name for _, name in row] for row in known]
-    links = links_of(stats, recent, tastes)
+    links = links_of(stats, common.root, recent, tastes)
     personal = np.zeros((P, b, n), np.float32)
     flat = links.row.astype(np.int64) * n + links.other
     newest = np.flatnonzero(links.slot == 0)
     for name in CO_VISITED:
         if name.endswith("_last"):
-            total = np.bincount(flat[newest], getattr(links, name.removesuffix("_last"))[newest], b * n)
+            total = np.bincount(flat[newest], links.adding(name)[newest], b * n)
         else:
-            total = np.bincount(flat, getattr(links, name), b * n)
+            total = np.bincount(flat, links.adding(name), b * n)
         np.sqrt(total.reshape(b, n), out=personal[AT[name]], casting="same_kind")
     steps = [(STEP ** np.arange(len(places))).astype(np.float32) for places in recent]
-    shares = _text(catalogue, recent, steps, personal)
+    shares = _text(catalogue, common.cosines, recent, steps, personal)
     _tags(catalogue, recent, steps, personal)
     _creators(catalogue, recent, steps, personal)
     _dates(catalogue, recent, steps, personal)
@@ -231,27 +279,20 @@ def features_of(catalogue: Catalogue, stats: ItemStats, tastes: Sequence[Taste])
     return Features(shared, personal, cold, recent, names, shares, links)
 
 
-def _text(catalogue: Catalogue, recent: list[list[int]], steps: list[Floats], out: Floats) -> list[Floats]:
+def _text(catalogue: Catalogue, cosines: Cosines, recent: list[list[int]], steps: list[Floats], out: Floats) -> list[Floats]:
     """Cosines of all items with the users' vectors and with their newest items; gives the shares of the items in the users' vectors."""
-    n = len(catalogue)
-    vectors = catalogue.vectors[:n]
-    wanted = np.zeros((2, len(recent), catalogue.dims), np.float32)
-    newest, users = wanted
-    shares = []
+    vectors, shares = catalogue.vectors[: len(catalogue)], []
+    newest, users = out[AT["text_last"]], out[AT["text"]]
     for row, places in enumerate(recent):
         share = steps[row]
         if places:
-            user = share @ vectors[places]
-            length = float(np.sqrt(user @ user)) or 1.0
-            users[row], newest[row], share = user / length, vectors[places[0]], share / length
+            near = cosines.of(places)
+            if near is None:
+                near = vectors[places] @ vectors.T
+            share = share / (max(0.0, float(share @ near[:, places] @ share)) ** 0.5 or 1.0)
+            np.dot(share, near, out=users[row])
+            newest[row] = near[0]
         shares.append(share)
-    both = out[AT["text_last"] : AT["text"] + 1].reshape(2 * len(recent), n)  # one product: the vectors pass through the processor once
-    flat = wanted.reshape(len(both), catalogue.dims)  # not -1: without a generation there are no dimensions
-    if len(flat) < PACKED:
-        for row, vector in enumerate(flat):
-            np.dot(vectors, vector, out=both[row])
-    else:
-        np.matmul(flat, vectors.T, out=both)
     return shares
 
 

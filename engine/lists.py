@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from engine.model import Ranked, Ranking
+from engine.model import Ranking
+from engine.reasons import DIGITS, Reason
 from engine.user import Position
 
 RECOMMENDATION = b"headwater.recommendation.v1"
 RESPONSE = b"headwater.response.v1"
-DIGITS = 6  # of a score: parts that are rounded so still add up within 1e-5
 
 _encoder = msgspec.json.Encoder()
 
@@ -60,7 +60,7 @@ def encode_list(
         "trigger": {"kind": trigger.kind, f"{trigger.kind}_id": trigger.id, "timestamp": trigger.timestamp},
         "applied": applied,
         "generation": ranking.generation,
-        "items": [_item(rank, one) for rank, one in enumerate(ranking.items)],
+        "items": [_Item(one.item_id, rank, round(one.score, DIGITS), 1.0, one.reasons) for rank, one in enumerate(ranking.items)],
     }
     if ranking.note:
         body["note"] = ranking.note
@@ -69,11 +69,9 @@ def encode_list(
     return _encoder.encode(body)
 
 
-def _item(rank: int, one: Ranked) -> dict[str, Any]:
-    reasons = [
-        {"kind": r.kind, "weight": round(r.weight, DIGITS)}
-        if r.item_id is None
-        else {"kind": r.kind, "item_id": r.item_id, "weight": round(r.weight, DIGITS)}
-        for r in one.reasons
-    ]
-    return {"item_id": one.item_id, "rank": rank, "score": round(one.score, DIGITS), "propensity": 1.0, "reasons": reasons}
+class _Item(msgspec.Struct, gc=False):
+    item_id: str
+    rank: int
+    score: float
+    propensity: float
+    reasons: tuple[Reason, ...]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue, Floats
 from engine.errors import ArtefactError
-from engine.features import Features, Taste, features_of, situations
+from engine.features import Features, Shared, Taste, features_of, situations
 from engine.generation import Generation
 from engine.item import Decay
 from engine.partition import item_key
@@ -72,6 +72,7 @@ class Model:
     def __init__(self, dims: int = 0, decay: Decay | None = None, neighbours: int = 256) -> None:
         self.catalogue = Catalogue(dims)
         self.stats = ItemStats(self.catalogue, decay or Decay(), neighbours)
+        self._shared = Shared(self.catalogue, self.stats)
         self.ranker = Ranker()
         self.generation = NO_GENERATION
         self._rules: RuleSet = compile_rules(())
@@ -117,7 +118,7 @@ class Model:
 
     def score(self, tastes: Sequence[Taste]) -> tuple[Features, Floats, Floats]:
         """Features of all items, the users' weights (B, F), and scores (B, N) float32 before any rule."""
-        features = features_of(self.catalogue, self.stats, tastes)
+        features = features_of(self._shared, tastes)
         weights = self.ranker.weights()[situations(tastes)].astype(np.float32)
         scores = features.scores(weights)
         return features, weights, scores

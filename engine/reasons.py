@@ -10,15 +10,15 @@ terms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue, Floats
 from engine.features import AT, CO_VISITED, COLD, NAMES, SHARED, Features, P, S
 
+DIGITS = 6  # that are told: parts rounded so still add up within 1e-5
 NAMED = 2  # history items named per kind and listed item; the others are summed
 _POPULAR = [SHARED.index(name) for name in ("trending", "popular", "known")]
 _NEW = [n for n in range(S) if n not in _POPULAR]
@@ -28,15 +28,21 @@ _PLAIN = {  # kind -> features that no history item is named for
     "similar_date": ("date", "date_last"),
     "similar_popularity": ("popularity_gap",),
 }
-_ROWS = {kind: [NAMES.index(name) - S for name in names] for kind, names in _PLAIN.items()}
+_GROUPS = {
+    "popular": _POPULAR,
+    "new": _NEW,
+    **{kind: [NAMES.index(name) for name in names] for kind, names in _PLAIN.items()},
+}
+_KINDS = tuple(_GROUPS)
+_SUMS = np.array([[float(n in rows) for n in range(len(NAMES))] for rows in _GROUPS.values()])  # (kinds, F): which features a kind adds up
 
 
-class Reason(NamedTuple):
+class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A part of a score. `weight` is on the score's scale; `item_id` names the history item it comes from."""
 
     kind: str
-    item_id: str | None
-    weight: float
+    item_id: str | None = None
+    weight: float = 0.0
 
 
 def reasons_of(
@@ -50,40 +56,38 @@ def reasons_of(
         return []
     w = weights.astype(np.float64)
     common = features.shared[:, best].astype(np.float64) * w[:S, None]
-    popular, new = common[_POPULAR].sum(0).tolist(), common[_NEW].sum(0).tolist()
     own = features.personal[:, row, best].astype(np.float64)
     own = np.concatenate([own, own[-len(COLD) :] * features.cold[best]]) * w[S:, None]
-    plain = [(kind, own[rows].sum(0).tolist()) for kind, rows in _ROWS.items()]
-    query = [0.0] * len(best) if extra is None else extra[best].astype(np.float64).tolist()
+    parts = [_SUMS @ np.concatenate([common, own])]  # (kinds, k)
+    kinds: list[tuple[str, str | None]] = [(kind, None) for kind in _KINDS]
+    if extra is not None:
+        parts.append(extra[best].astype(np.float64)[None])
+        kinds.append(("query", None))
     slots = len(features.recent[row])
-    names = features.names[row]
     if slots:
-        together = _together(features, row, best, slots, own)
-        text = _text(catalogue, features, w, row, best)
-    plain += [("popular", popular), ("new", new), ("query", query)]
-    named = [("often_together", *_strongest(together)), ("similar_text", *_strongest(text))] if slots else []
-    out = []
-    for i in range(len(best)):
-        found: list[tuple[float, str, str | None]] = [(parts[i], kind, None) for kind, parts in plain]
-        for kind, at, weight, rest in named:
-            found += [(part, kind, names[slot]) for slot, part in zip(at[i], weight[i], strict=True)]
-            found.append((rest[i], kind, None))
-        kept = sorted((one for one in found if one[0]), key=_size, reverse=True)
-        out.append((sum(map(itemgetter(0), kept)), tuple([Reason(kind, item, weight) for weight, kind, item in kept])))
-    return out
-
-
-def _size(part: tuple[float, str, str | None]) -> float:
-    return abs(part[0])
-
-
-def _strongest(parts: NDArray[np.float64]) -> tuple[list[list[int]], list[list[float]], list[float]]:
-    """(k, NAMED) slots of the strongest parts of (k, slots), these parts, and (k,) the sum of the others."""
-    if parts.shape[1] <= NAMED:
-        return [list(range(parts.shape[1]))] * len(parts), parts.tolist(), [0.0] * len(parts)
-    at = np.argpartition(-np.abs(parts), NAMED, axis=1)
-    ordered = np.take_along_axis(parts, at, axis=1)
-    return at[:, :NAMED].tolist(), ordered[:, :NAMED].tolist(), ordered[:, NAMED:].sum(1).tolist()
+        shares = (
+            ("often_together", _together(features, row, best, slots, own)),
+            ("similar_text", _text(catalogue, features, w, row, best)),
+        )
+        for kind, share in shares:  # (k, slots)
+            if slots > NAMED:
+                kept = np.zeros(share.shape, bool)
+                np.put_along_axis(kept, np.argpartition(-np.abs(share), NAMED, axis=1)[:, :NAMED], values=True, axis=1)
+                parts.append(np.where(kept, 0.0, share).sum(1)[None])
+                kinds.append((kind, None))
+                share = np.where(kept, share, 0.0)  # noqa: PLW2901 - the strongest only
+            parts.append(share.T)
+            kinds += [(kind, name) for name in features.names[row]]
+    table = np.concatenate(parts).T
+    scores = table.sum(1).tolist()
+    table = np.round(table, DIGITS)
+    order = np.argsort(-np.abs(table), axis=1, kind="stable")
+    counts = np.count_nonzero(table, axis=1).tolist()
+    listed = np.take_along_axis(table, order, axis=1).tolist()
+    return [
+        (score, tuple([Reason(kinds[at][0], kinds[at][1], weight) for at, weight in zip(places[:count], weights_, strict=False)]))
+        for score, places, weights_, count in zip(scores, order.tolist(), listed, counts, strict=True)
+    ]
 
 
 def _together(features: Features, row: int, best: Sequence[int], slots: int, own: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,7 +106,7 @@ def _together(features: Features, row: int, best: Sequence[int], slots: int, own
         gained = own[AT[name]]
         if not gained.any():
             continue
-        adds = getattr(links, name.removesuffix("_last"))[hit]
+        adds = links.adding(name)[hit]
         share = np.bincount(cell, adds * newest if name.endswith("_last") else adds, len(best) * slots).reshape(len(best), slots)
         total = share.sum(1, keepdims=True)
         parts += np.divide(share, total, out=np.zeros(share.shape), where=total > 0) * gained[:, None]

@@ -59,7 +59,8 @@ def counts_of(key: int, row: ItemState) -> Counts:
 
 
 class ItemStats:
-    """Arrays by catalogue index: `count` (N,) float32, `first_time` (N,) int64 ms (0: never used), `scaled` (2, N) float64 popularity
+    """Arrays by catalogue index: `count` (N,) float32, `first_time` and `last_time` (N,) int64 ms (0: never used), `scaled` (2, N) float64
+    popularity
     on the scale of `reference`, and a neighbour list each: indices (K,) int32 and weights (3, K) float32, undivided by the counts.
     """
 
@@ -67,10 +68,12 @@ class ItemStats:
         self.catalogue = catalogue
         self.decay = decay
         self.most = most
+        self.version = 0  # counts changes of the arrays
         self.start = 0  # ms, the first event seen anywhere
         self.reference = 0
         self.count = np.zeros(0, np.float32)
         self.first_time = np.zeros(0, np.int64)
+        self.last_time = np.zeros(0, np.int64)
         self.scaled = np.zeros((len(decay.popularity_days), 0))
         self.neighbours: dict[int, Neighbours] = {}
         catalogue.follow(self._grow)
@@ -78,8 +81,10 @@ class ItemStats:
     def put(self, counts: Counts) -> None:
         """Take over the published counts of an item."""
         at = self.catalogue.place(counts.item)
+        self.version += 1
         self.count[at] = counts.count
         self.first_time[at] = counts.first_time
+        self.last_time[at] = counts.popularity_time  # that of the newest use
         if counts.first_time:
             self.start = min(self.start, counts.first_time) if self.start else counts.first_time
         if not self.reference:
@@ -155,6 +160,10 @@ class ItemStats:
 
     def _grow(self, capacity: int) -> None:
         used = len(self.count)
-        count, first, scaled = np.zeros(capacity, np.float32), np.zeros(capacity, np.int64), np.zeros((len(self.scaled), capacity))
-        count[:used], first[:used], scaled[:, :used] = self.count, self.first_time, self.scaled
-        self.count, self.first_time, self.scaled = count, first, scaled
+        for name in ("count", "first_time", "last_time"):
+            new = np.zeros(capacity, getattr(self, name).dtype)
+            new[:used] = getattr(self, name)
+            setattr(self, name, new)
+        scaled = np.zeros((len(self.scaled), capacity))
+        scaled[:, :used] = self.scaled
+        self.scaled = scaled
