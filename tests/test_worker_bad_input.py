@@ -150,7 +150,8 @@ def test_unknown_item(world: Installation) -> None:
     world.settled()
     assert world.items()[item_key("later")].count == 6
     world.send(world.names.items, "later", {"item_id": "later", "title": "Came after its events"})
-    time.sleep(1.2)
+    world.neighbours_read()
+    world.read_by_all(world.names.items)
     world.event("late1", "lara", "i3")
     found = world.list_after("late1", user="lara")
     assert found["items"][0]["item_id"] == "later"
@@ -327,7 +328,7 @@ def test_bad_records_of_other_topics(world: Installation, topic: str) -> None:
     for what, place, reason in sent:
         assert world.dead_letter(name, place)["reason"] == reason, what
     if topic == "rules":
-        time.sleep(0.7)
+        world.read_by_all(name)
         event = good()
         world.send(world.names.events, "bea", event)
         found = world.list_after(event["event_id"], user="bea")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,8 +75,7 @@ def test_used_together_is_a_reason(world: Installation) -> None:
     for n in range(6):
         world.event(f"t{n}", f"pair{n}", "i20")
         world.event(f"u{n}", f"pair{n}", "i21")
-    world.settled()
-    time.sleep(1.0)  # neighbours are published within 0.25 s, and read by every worker
+    world.neighbours_read()
     world.event("carl1", "carl", "i20")
     found = world.list_after("carl1", user="carl")
     assert ids(found)[0] == "i21"
@@ -109,7 +107,7 @@ def test_block_and_filter(world: Installation) -> None:
     rules = world.names.rules
     world.send(rules, "no-caves", {"rule_id": "no-caves", "action": "block", "match": {"category": "cave"}})
     world.send(rules, "t1-in-cart", {"rule_id": "t1-in-cart", "action": "filter", "match": {"tags": ["t1"]}, "surfaces": ["cart"]})
-    time.sleep(0.7)
+    world.read_by_all(rules)
     world.event("r1", "rita", "i1")
     home, cart = ids(world.list_after("r1", user="rita")), ids(world.list_after("r1", user="rita", surface="cart"))
     assert len(home) == 10
@@ -118,7 +116,7 @@ def test_block_and_filter(world: Installation) -> None:
     assert all(int(name[1:]) % 3 == 1 and int(name[1:]) % 4 for name in cart)
     world.send(rules, "no-caves", None)
     world.send(rules, "t1-in-cart", None)
-    time.sleep(0.7)
+    world.read_by_all(rules)
     world.event("r2", "rita", "i2")
     both = ids(world.list_after("r2", user="rita")) + ids(world.list_after("r2", user="rita", surface="cart"))
     assert any(int(name[1:]) % 4 == 0 for name in both)
@@ -132,7 +130,7 @@ def test_a_rule_for_some_users(world: Installation) -> None:
         world.names.rules, "no-t0", {"rule_id": "no-t0", "action": "block", "match": {"tags": "t0"}, "users": {"country": ["no", "se"]}}
     )
     world.settled()
-    time.sleep(0.7)
+    world.read_by_all(world.names.rules)
     world.event("n1", "nora", "i1")
     world.event("m1", "mona", "i1")
     assert all(int(name[1:]) % 3 for name in ids(world.list_after("n1", user="nora")))
@@ -146,18 +144,18 @@ def test_a_rule_for_some_users(world: Installation) -> None:
 
 def test_removed_and_unavailable_items(world: Installation) -> None:
     """An item that is taken out or not available is in no list made afterwards; once it is back it may be listed."""
-    world.event("e1", "eva", "i1")
+    world.event("e1", "eva", "i37")
     first, second = ids(world.list_after("e1", user="eva"))[:2]
     entries = {item["item_id"]: item for item in catalogue()}
     world.send(world.names.items, first, None)
     world.send(world.names.items, second, {**entries[second], "available": False})
-    time.sleep(0.7)
-    world.event("e2", "eva", "i2")
+    world.read_by_all(world.names.items)
+    world.event("e2", "eva", "i38")
     assert not {first, second} & set(ids(world.list_after("e2", user="eva")))
     for name in (first, second):
         world.send(world.names.items, name, entries[name])
-    time.sleep(0.7)
-    world.event("e3", "eva", "i3")
+    world.read_by_all(world.names.items)
+    world.event("e3", "eva", "i39")
     assert {first, second} & set(ids(world.list_after("e3", user="eva")))
 
 

@@ -282,6 +282,23 @@ class Installation:
             assert time.monotonic() < until, f"not consumed: {found}\n{self.logs()[-4000:]}"
             time.sleep(0.2)
 
+    def read_by_all(self, topic: str, seconds: float = WAIT_S) -> None:
+        """Wait until the newest worker has applied all of a topic that every worker reads: lists made from now on rest on it.
+
+        Raises:
+            AssertionError: it has not, in time.
+        """
+        end, until = len(self.tail(topic).to_end()), time.monotonic() + seconds
+        while self.workers[-1].metric("headwater_broadcast_records_total", topic=topic) < end:
+            assert time.monotonic() < until, f"{topic}: not {end} records\n{self.logs()[-4000:]}"
+            time.sleep(0.02)
+
+    def neighbours_read(self) -> None:
+        """Wait until what items have in common is published, after a quarter of a second, and read by all."""
+        self.settled()
+        time.sleep(0.6)
+        self.read_by_all(self.names.item_stats)
+
     def rewind(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Set the group's committed offsets while no worker is there."""
         assert self._group is not None or self.committed(topic)
