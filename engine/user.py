@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from engine.partition import hash64, item_key
 from engine.records import Event
 
 SESSION_MS = 1_800_000  # a gap of 30 minutes ends a session that has no id
+EVENT_IDS_MOST = 4  # "the last 1,000 events or 7 days" (contract): both, but a robot's week is not kept
 FORMAT = 1  # first byte of an encoded row; a release says in CHANGELOG.md which formats it reads
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
@@ -42,7 +43,7 @@ class Limits:
     Units: `history` and `seen` in items, `event_ids` in events, `event_id_age_ms` in milliseconds, `pair_window` in items.
     """
 
-    history: int = 60
+    history: int = 100
     seen: int = 4_000
     event_ids: int = 1_000
     event_id_age_ms: int = 7 * 86_400_000
@@ -115,7 +116,7 @@ class UserState(msgspec.Struct, array_like=True):
     personalise: bool = True
     alias_of: str = ""
     erased_at: int = 0
-    attributes: dict[str, msgspec.Raw | str | float | bool | None] = {}
+    attributes: dict[str, Any] = {}
 
     def covers(self, position: Position) -> bool:
         """Whether the record at `position` is already part of this row."""
@@ -172,9 +173,10 @@ class UserState(msgspec.Struct, array_like=True):
             return False
         ids[event_id] = time // 1000
         horizon = (self.last_time - limits.event_id_age_ms) // 1000
-        while len(ids) > limits.event_ids:
-            del ids[next(iter(ids))]
-        while ids[oldest := next(iter(ids))] < horizon and oldest != event_id:
+        while len(ids) > limits.event_ids:  # more are kept while they are young, up to EVENT_IDS_MOST times as many
+            oldest = next(iter(ids))
+            if ids[oldest] >= horizon and len(ids) <= EVENT_IDS_MOST * limits.event_ids:
+                break
             del ids[oldest]
         return True
 

@@ -93,7 +93,7 @@ class People:
         elif user.erase:
             self._erase(rows, row, user, user_id, said_at)
         else:
-            row.attributes = kept_attributes(user.attributes)
+            row.attributes = dict(user.attributes)
             row.personalise = user.personalise
             if user.alias_of is not None and not row.alias_of:
                 self._merge(rows, row, user_id, user.alias_of, place)
@@ -126,15 +126,6 @@ class People:
 
     def _forget_lists(self, rows: Any, user_id: str) -> None:
         self._maker.forget(rows.partition, user_id, dict.fromkeys((*self._surfaces, *surfaces.noted(rows))))
-
-
-def kept_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The attributes that a rule can compare; the whole record stays on its topic.
-
-    >>> kept_attributes({"country": "no", "age": 7, "address": {"city": "Oslo"}})
-    {'country': 'no', 'age': 7}
-    """
-    return {name: value for name, value in attributes.items() if value is None or isinstance(value, str | int | float | bool)}
 
 
 def _event(n: int, one: Interaction, user_id: str, target: str) -> dict[str, Any]:

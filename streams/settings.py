@@ -105,7 +105,7 @@ class Settings(BaseModel):
     # Lists
     list_size: int = _about(10, "items of a standing list", "items", ge=1, le=K_MAX)
     surfaces: Surfaces = _about(("home",), "placements that have standing lists, between commas")
-    seen_cap: int = _about(2000, "a user's items that are remembered as seen and kept out of lists", "items", ge=0)
+    seen_cap: int = _about(4000, "a user's items that are remembered as seen and kept out of lists", "items", ge=0)
 
     # Learning
     event_weights: Weights = _about(
@@ -115,7 +115,7 @@ class Settings(BaseModel):
     dedupe_events: int = _about(1000, "a user's last event ids that a repeat is looked up in", "events", ge=0, le=100_000)
     dedupe_days: float = _about(7, "age beyond which an event id is forgotten", "days", ge=0)
     pair_window: int = _about(15, "a user's last items that a new one is paired with", "items", ge=1, le=200)
-    neighbour_cap: int = _about(100, "items that an item keeps as often met together", "items", ge=1, le=1000)
+    neighbour_cap: int = _about(256, "items that an item keeps as often met together", "items", ge=1, le=1000)
     examples_per_s: float = _about(50, "training examples written per second and worker, at most", "1/s", ge=0)
 
     # Budgets

@@ -94,7 +94,8 @@ def topics(settings: Settings) -> tuple[Topic, ...]:
     n = Names.under(settings.prefix)
     kept = round(settings.retention_days * DAY_MS)
     lists = round(settings.list_ttl_s * 1000) + DAY_MS
-    size = {"max.message.bytes": str(settings.max_record_bytes + BATCH_OVERHEAD)}
+    # rows of a changelog and dead letters may be larger than what is taken in: 1 MiB is Kafka's own default
+    size = {"max.message.bytes": str(max(settings.max_record_bytes, 1024 * 1024) + BATCH_OVERHEAD)}
 
     def topic(name: str, cleanup: Cleanup, partitions: int | None = None, retention_ms: int | None = None) -> Topic:
         config = {"cleanup.policy": cleanup, **size, **({"retention.ms": str(retention_ms)} if retention_ms else {})}
