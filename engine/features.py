@@ -59,9 +59,7 @@ LONGEST = 40  # ... and as many while they belong to the session that goes on
 STEP = 0.9  # weight of one step back among them
 NEAR = 0.7  # ... where the last few count most
 FEW = 5.0  # uses at which half of the cold features is left
-SMALL = (
-    0.15  # terms that weigh less in a taste than this share of its strongest are passed over: half the cost for a few percent of the sum
-)
+SMALL = 0.15  # terms that weigh less in a taste than this share of its strongest are passed over, to save their many items
 MINUTE_MS = 60_000
 SIZES = (3, 20)  # events: a new user has at most the first, a known one more than the second
 
