@@ -104,8 +104,9 @@ def _timed(
     }
     say(
         f"  {rate:>6}/s for {seconds:g} s: {'holds' if held else 'does not hold'}; p99 {p99_s * 1000:.0f} ms, "
-        f"{run.lists / run.sent:.2f} lists an event, {behind} events behind at the end, {missing} never in state, generator late by {run.late_s * 1000:.0f} ms, "
-        f"{figures['cpu_s_per_1000']:.3f} CPU s per 1,000, {figures['rss_mb']:.0f} MB, {took:.0f} s in all"
+        f"{run.lists / run.sent:.2f} lists an event, {behind} events behind at the end, {missing} never in state, "
+        f"generator late by {run.late_s * 1000:.0f} ms, {figures['cpu_s_per_1000']:.3f} CPU s per 1,000, "
+        f"{figures['rss_mb']:.0f} MB, {took:.0f} s in all"
     )
     return figures, held
 

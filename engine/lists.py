@@ -33,7 +33,7 @@ def list_id(position: Position, surface: str, generation: str) -> str:
     """A list made again from the same record, for the same surface and generation, has the same id.
 
     >>> list_id(Position("events", 1, 3, 90211), "home", "g-000042")
-    '1b9ec4dda6e64a7a3a6f3bd7e3d3c6ef'
+    'f881dfa4b543b4ebc9a25c91b7a4603b'
     """
     text = f"{position.source}/{position.epoch}/{position.partition}/{position.offset}/{surface}/{generation}"
     return blake2b(text.encode(), digest_size=16).hexdigest()

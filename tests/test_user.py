@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.errors import StateError
 from engine.records import Event
-from engine.user import Limits, Position, UserState, Verdict, decode_user, encode_user, liked
+from engine.user import EVENT_IDS_MOST, Limits, Position, UserState, Verdict, decode_user, encode_user, liked
 
 LIMITS = Limits(history=10, seen=12, event_ids=15, pair_window=4)
 START = 1_700_000_000_000
@@ -67,7 +67,7 @@ def test_rows_are_bounded_and_in_order(found: list[Event]) -> None:
     assert times == sorted(times)
     assert len(row.history) <= LIMITS.history
     assert len(row.seen) <= LIMITS.seen
-    assert len(row.event_ids) <= LIMITS.event_ids
+    assert len(row.event_ids) <= EVENT_IDS_MOST * LIMITS.event_ids
 
 
 @given(events)
