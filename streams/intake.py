@@ -1,11 +1,12 @@
 """Takes events in: checks, re-routes, applies to the user's row, and sends on what they lead to. The agent of `events` and `_events`.
 
-Per record: decode → right partition? → known already? → row → pair deltas, example, list. Pair deltas of a batch go out in one record per
+Per record: decode → right partition? → known already? → row → pair deltas, example, list. Pair deltas of some batches share one record per
 partition that owns one of their items; the batch is acknowledged when its lists are published (`streams.listmaker`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from streams.origins import ALIAS, MERGED, MOST_BYTES, ORIGIN, Headers, headers_
 from streams.outbox import Outbox
 from streams.table import CheckpointTable
 
+MOST_HELD = 2_000
+"""Deltas held back at most: some 300 kB in one record."""
 QUIET = frozenset({"impression", "search"})
 """Event types that change nothing the user should see."""
 ROUTED = "_events"
@@ -43,7 +46,9 @@ NO_HEADERS: Headers = {}
 
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
-    """What intake decides by. `examples_per_s`: examples at most; `tolerance_ms`: how far an event may be in the future."""
+    """What intake decides by. `examples_per_s`: examples at most; `tolerance_ms`: how far an event may be in the
+    future; `hold_s`: how long pair deltas wait for more, so that many events share a record.
+    """
 
     partitions: int
     surfaces: tuple[str, ...]
@@ -53,6 +58,7 @@ class IntakeRules:
     tolerance_ms: int
     examples_per_s: float
     lists: bool = True
+    hold_s: float = 0.0
 
 
 class Intake:
@@ -78,6 +84,8 @@ class Intake:
         self._metrics, self._epochs, self._rules = metrics, epochs, rules
         self._routed_topic, self._pairs_topic, self._generation, self._clock = routed_topic, pairs_topic, generation, clock
         self._encode = msgspec.msgpack.Encoder().encode
+        self._held: list[tuple[Owed, int, dict[int, list[PairDelta]]]] = []
+        self._held_deltas = 0
         self._allowance, self._allowed_at = 0.0, clock()
         self._counts = {outcome: metrics.events.labels(outcome) for outcome in (*(v.value for v in Verdict), "rerouted", "dead")}
 
@@ -110,7 +118,7 @@ class Intake:
             except BadRecord as problem:
                 self._dead.send(problem, record)
                 self._counts["dead"].inc()
-        self._send_pairs(batch.partition, epoch, deltas)
+        self._hold_pairs(owed, epoch, deltas)
         owed.paid()
 
     def _apply(
@@ -188,9 +196,34 @@ class Intake:
         for part in {key % n, *(other % n for other in others)}:
             deltas[part].append(delta)
 
-    def _send_pairs(self, partition: int, epoch: int, deltas: dict[int, list[PairDelta]]) -> None:
-        for target, found in deltas.items():
-            self._outbox.publish(self._pairs_topic, None, self._encode(PairBatch(self._source, epoch, partition, tuple(found))), target)
+    def _hold_pairs(self, owed: Owed, epoch: int, deltas: dict[int, list[PairDelta]]) -> None:
+        """Keep a batch's deltas for the next `flush`; the batch is not acknowledged before."""
+        if deltas:
+            owed.jobs += 1
+            self._held.append((owed, epoch, deltas))
+            self._held_deltas += sum(map(len, deltas.values()))
+            if not self._rules.hold_s or self._held_deltas >= MOST_HELD:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send the deltas that are held, one record per source partition and target; those of lost batches come again elsewhere."""
+        held, self._held, self._held_deltas = self._held, [], 0
+        together: dict[tuple[int, int, int], list[PairDelta]] = defaultdict(list)
+        for owed, epoch, deltas in held:
+            if not owed.batch.lost:
+                for target, found in deltas.items():
+                    together[owed.batch.partition, epoch, target] += found
+        for (partition, epoch, target), found in together.items():
+            value = self._encode(PairBatch(self._source, epoch, partition, tuple(found)))
+            self._outbox.publish(self._pairs_topic, None, value, target)
+        for owed, _, _ in held:
+            owed.paid()
+
+    async def run(self) -> None:
+        """Flush every `hold_s` until cancelled."""
+        while True:
+            await asyncio.sleep(self._rules.hold_s)
+            self.flush()
 
     def _route(self, record: Any, key: bytes, partition: int, place: Position, headers: Headers) -> None:
         """Pass a record on to where it belongs, with the place where it stood first.

@@ -42,6 +42,9 @@ SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "re
 """Sources whose offsets stand in state, by the name of `Names`."""
 MIB = 1024 * 1024
 WATCH_S = 1.0
+HOLD_S = 0.2
+"""How long pair deltas wait for more. A record costs some 300 µs on its way through Faust, so one per event and partition would cost more
+than the event's list; neighbours are published every 0.25 s at best, so nobody waits longer."""
 
 log = logger(__name__)
 
@@ -128,7 +131,9 @@ class Worker:
             round(settings.future_tolerance_s * 1000),
             settings.examples_per_s if lists else 0.0,
             lists,
+            HOLD_S,
         )
+        self.intakes: list[Intake] = []
         for source in ("events", "_events"):
             intake = Intake(
                 source,
@@ -143,6 +148,7 @@ class Worker:
                 pairs_topic=names.pairs,
                 generation=lambda: self.model.generation,
             )
+            self.intakes.append(intake)
             self.app.batch_agent(getattr(names, SOURCES[source]), intake.handle)
         self.owner = ItemOwner(
             self.items,
@@ -225,7 +231,8 @@ class Worker:
                 items=len(self.model.catalogue),
                 web=f"http://{settings.web_host}:{settings.web_port}",
             )
-            parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self._watch())
+            intakes = (intake.run() for intake in self.intakes)
+            parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self._watch(), *intakes)
             tasks += [asyncio.create_task(self._guard(part)) for part in parts]
             return await serve_app(self.app)
         finally:

@@ -33,7 +33,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("wants a durable broker: set KAFKA_HOME or HEADWATER_TEST_BROKER")
     script, folder = str(Path(home) / "kafka"), str(tmp_path_factory.mktemp("kafka"))
     try:
-        started = subprocess.run([script, "start", "--dir", folder], check=True, capture_output=True, text=True, timeout=KAFKA_START_S)
+        command = [script, "start", "--dir", folder]
+        started = subprocess.run(command, check=False, capture_output=True, text=True, timeout=KAFKA_START_S)
+        assert started.returncode == 0, f"Apache Kafka did not start: {started.stdout}{started.stderr}"
         yield started.stdout.split()[-1]
     finally:
         subprocess.run([script, "stop", "--dir", folder], check=False, capture_output=True, timeout=KAFKA_START_S)
