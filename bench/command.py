@@ -23,8 +23,8 @@ from streams.generations import activate
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "bench" / "report.json"
-WITH_LISTS = (500, 1_000, 1_500, 2_000, 2_500, 3_000, 3_500, 4_000, 5_000, 6_000)
-WITHOUT_LISTS = (5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000)
+WITH_LISTS = (100, 200, 300, 500, 1_000, 1_500, 2_000, 2_500, 3_000, 3_500, 4_000, 5_000, 6_000)
+WITHOUT_LISTS = (1_000, 2_000, 3_500, 5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000)
 
 
 def main(arguments: Sequence[str]) -> int:

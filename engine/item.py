@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine.catalogue import DAY_MS
-from engine.errors import StateError
+from engine.rowcodec import RowCodec
 
 FORMAT = 1
 PAIR_TIME = 1_577_836_800_000
@@ -224,30 +224,6 @@ def rank_weights(decay: Decay, window: int) -> tuple[float, ...]:
     return tuple(decay.rank**r for r in range(window))
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(ItemState)
-_PREFIX = bytes([FORMAT])
-
-
-def encode_item(state: ItemState) -> bytes:
-    """A row as bytes: one byte of format, then MessagePack."""
-    return _PREFIX + _encoder.encode(state)
-
-
-def decode_item(raw: bytes) -> ItemState:
-    """The row again.
-
-    Raises:
-        StateError: the bytes are of an unknown format, or damaged.
-    """
-    if raw[:1] != _PREFIX:
-        found = f"format {raw[0]}" if raw else "nothing"
-        raise StateError(
-            "state_format", found=found, expected=f"format {FORMAT}", remedy="rebuild the state from the log in a new state folder"
-        )
-    try:
-        return _decoder.decode(memoryview(raw)[1:])
-    except msgspec.DecodeError as problem:
-        raise StateError(
-            "state_damaged", found=str(problem), expected="an item row", remedy="remove the state folder: it is rebuilt"
-        ) from problem
+_CODEC = RowCodec(ItemState, FORMAT, "an item row")
+encode_item = _CODEC.encode
+decode_item = _CODEC.decode

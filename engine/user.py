@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.errors import StateError
 from engine.partition import hash64, item_key
 from engine.records import Event
+from engine.rowcodec import RowCodec
 
 SESSION_MS = 1_800_000  # a gap of 30 minutes ends a session that has no id
 EVENT_IDS_MOST = 4  # "the last 1,000 events or 7 days" (contract): both, but a robot's week is not kept
@@ -210,35 +210,9 @@ def user_key(record_key: bytes) -> bytes:
     return b"u" + record_key
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(UserState)
-_PREFIX = bytes([FORMAT])
-
-
-def encode_user(state: UserState) -> bytes:
-    """A row as bytes: one byte of format, then MessagePack."""
-    return _PREFIX + _encoder.encode(state)
-
-
-def decode_user(raw: bytes) -> UserState:
-    """The row again.
-
-    Raises:
-        StateError: the bytes are of an unknown format, or damaged.
-    """
-    if raw[:1] != _PREFIX:
-        raise StateError(
-            "state_format",
-            found=f"format {raw[0] if raw else 'nothing'}",
-            expected=f"format {FORMAT}",
-            remedy="run the release that wrote this state, or let this one rebuild it from the log in a new state folder",
-        )
-    try:
-        return _decoder.decode(memoryview(raw)[1:])
-    except msgspec.DecodeError as problem:
-        raise StateError(
-            "state_damaged", found=str(problem), expected="a user row", remedy="remove the state folder: it is rebuilt"
-        ) from problem
+_CODEC = RowCodec(UserState, FORMAT, "a user row")
+encode_user = _CODEC.encode
+decode_user = _CODEC.decode
 
 
 def together(newest: Iterable[Interaction], time: int, session: int) -> int:

@@ -264,12 +264,6 @@ def export(context: typer.Context) -> None:
     command(context.args, prog_name="headwater export", default_map={"registry": settings_of(context).registry})
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context) -> None:
-    """Measure freshness, throughput, encoding and sizes (from the source folder)."""
-    raise typer.Exit(late("bench.command").main(context.args))
-
-
 def main() -> None:
     """Run the command; what went wrong is said on standard error in words, with 2 for wrong settings and 1 for the rest."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported: its threads would wait for each other on a busy machine
