@@ -8,10 +8,7 @@ import json, time, uuid
 from kafka import KafkaProducer
 
 producer = KafkaProducer(bootstrap_servers="127.0.0.1:9092")
-event = {
-    "event_id": str(uuid.uuid4()), "type": "click", "user_id": "u1", "item_id": "i1",
-    "timestamp": int(time.time() * 1000),
-}
+event = {"event_id": str(uuid.uuid4()), "type": "click", "user_id": "u1", "item_id": "i1", "timestamp": int(time.time() * 1000)}
 producer.send("events", key=b"u1", value=json.dumps(event).encode())
 producer.flush()
 """
