@@ -107,7 +107,7 @@ class Story:
         """Wait until the group has committed so many events."""
         until = time.monotonic() + seconds
         while self.committed() < count:
-            assert time.monotonic() < until, f"{self.committed()} of {count}\n{self.world.logs()[-4000:]}"
+            assert time.monotonic() < until, f"{self.committed()} of {count}\n{self.world.troubles()}"
             time.sleep(0.05)
 
     def check(self) -> None:

@@ -279,7 +279,7 @@ class Installation:
             if done and found == before:
                 return
             before = found if done else None
-            assert time.monotonic() < until, f"not consumed: {found}\n{self.logs()[-4000:]}"
+            assert time.monotonic() < until, f"not consumed: {found}\n{self.troubles()}"
             time.sleep(0.2)
 
     def read_by_all(self, topic: str, seconds: float = WAIT_S) -> None:
@@ -290,7 +290,7 @@ class Installation:
         """
         end, until = len(self.tail(topic).to_end()), time.monotonic() + seconds
         while self.workers[-1].metric("headwater_broadcast_records_total", topic=topic) < end:
-            assert time.monotonic() < until, f"{topic}: not {end} records\n{self.logs()[-4000:]}"
+            assert time.monotonic() < until, f"{topic}: not {end} records\n{self.troubles()}"
             time.sleep(0.02)
 
     def neighbours_read(self) -> None:
@@ -319,6 +319,15 @@ class Installation:
     def logs(self) -> str:
         """What the workers have logged."""
         return "".join(worker.log() for worker in self.workers)
+
+    def troubles(self) -> str:
+        """Each worker's warnings and errors, cut, and the last lines of its log."""
+        found = []
+        for worker in self.workers:
+            lines = [line[:1500] for line in worker.log().splitlines()]
+            grave = [line for line in lines if any(f"level={level}" in line for level in ("warning", "error", "critical"))]
+            found += [f"-- {worker.state.name}", *grave[:30], "-- at the end", *lines[-8:]]
+        return "\n".join(found)
 
 
 class Worker:
