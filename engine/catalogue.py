@@ -40,7 +40,8 @@ class Terms(NamedTuple):
 class Catalogue:
     """Arrays of length `capacity`, of which the first `len(self)` are in use.
 
-    `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms: `available_from`, 0 without one;
+    `hashes` (N,) uint64: hash64 of the ids; `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms:
+    `available_from`, 0 without one;
     `vectors` (N, D) float32: centred unit rows, zero where `has_vector` is False; `creators` (N,) int32: 0 for none; `days` (N,) float32:
     the date of publication, else of availability, in days since the epoch, 0 for none. `version` counts changes of entries,
     `vectors_version` of vectors.
@@ -49,8 +50,8 @@ class Catalogue:
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
         self.dims = dims
         self.index: dict[int, int] = {}
-        self.hashes: list[int] = []
         self.items: list[Item | None] = []
+        self.hashes = np.zeros(capacity, np.uint64)
         self.listable = np.zeros(capacity, bool)
         self.since = np.zeros(capacity, np.int64)
         self.vectors = np.zeros((capacity, dims), np.float32)
@@ -66,7 +67,7 @@ class Catalogue:
         self._followers: list[Callable[[int], None]] = []
 
     def __len__(self) -> int:
-        return len(self.hashes)
+        return len(self.items)
 
     @property
     def creator_count(self) -> int:
@@ -87,12 +88,12 @@ class Catalogue:
         """The index of the item with this hash64; a new one gets the next."""
         at = self.index.get(key)
         if at is None:
-            at = self.index[key] = len(self.hashes)
-            self.hashes.append(key)
+            at = self.index[key] = len(self.items)
             self.items.append(None)
             self._terms_of.append(())
             if at >= self.capacity:
                 self._grow(2 * self.capacity)
+            self.hashes[at] = key
         return at
 
     def put(self, item: Item) -> int:
@@ -161,7 +162,7 @@ class Catalogue:
         return item.item_id
 
     def _grow(self, capacity: int) -> None:
-        for name in ("listable", "since", "has_vector", "creators", "days"):
+        for name in ("hashes", "listable", "since", "has_vector", "creators", "days"):
             old = getattr(self, name)
             new = np.zeros(capacity, old.dtype)
             new[: len(old)] = old

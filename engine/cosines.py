@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue, Floats
+from engine.kernels import LONGEST
 
 BUDGET_BYTES = 64 * 1024 * 1024
 """Memory for the rows: at 4,300 items 3,400 of them."""
@@ -28,25 +28,37 @@ class Cosines:
         self._slots: dict[int, int] = {}
         self._version = -1
 
-    def of(self, places: Sequence[int]) -> Floats | None:
-        """(len(places), N) cosines of the items at these indices, each once, with all items; None where too few rows fit the budget."""
-        n = len(self._catalogue)
-        if self._version != self._catalogue.vectors_version or n > self._rows.shape[1]:
-            width = int(n * ROOM) + 64
+    def users_at_once(self) -> int:
+        """Users whose recent items surely fit together."""
+        return max(1, self._budget // (8 * self._width() * LONGEST))
+
+    def of(self, places: Sequence[int]) -> tuple[Floats, list[int]]:
+        """Rows of cosines with all items (rows, >= N), and which of them is that of each item of `places` (indices)."""
+        if self._version != self._catalogue.vectors_version or len(self._catalogue) > self._rows.shape[1]:
+            width = self._width()
             self._rows = np.zeros((self._budget // (4 * width), width), np.float32)
             self._slots.clear()
             self._version = self._catalogue.vectors_version
-        if len(places) > len(self._rows) // 4:
-            return None
-        missing = [at for at in places if at not in self._slots]
+        needed = set(places)
+        if 2 * len(needed) > len(self._rows):  # a catalogue so large that its rows are not worth keeping
+            own = {at: slot for slot, at in enumerate(needed)}
+            return self._made(list(own)), [own[at] for at in places]
+        missing = [at for at in needed if at not in self._slots]
         if missing:
-            self._fill(missing, set(places), n)
-        return self._rows[[self._slots[at] for at in places], :n]
+            self._fill(missing, needed)
+        return self._rows, [self._slots[at] for at in places]
 
-    def _fill(self, missing: Sequence[int], needed: set[int], n: int) -> None:
-        vectors = self._catalogue.vectors[:n]
-        made: NDArray[np.float32] = vectors[list(missing)] @ vectors.T if len(missing) > 1 else (vectors @ vectors[missing[0]])[None]
-        for row, at in zip(made, missing, strict=True):
+    def _width(self) -> int:
+        return int(len(self._catalogue) * ROOM) + 64
+
+    def _made(self, places: Sequence[int]) -> Floats:
+        vectors = self._catalogue.vectors[: len(self._catalogue)]
+        made: Floats = vectors[list(places)] @ vectors.T
+        return made
+
+    def _fill(self, missing: Sequence[int], needed: set[int]) -> None:
+        n = len(self._catalogue)
+        for row, at in zip(self._made(missing), missing, strict=True):
             if len(self._slots) < len(self._rows):
                 slot = len(self._slots)
             else:

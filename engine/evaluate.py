@@ -23,10 +23,11 @@ from engine.item import Decay, ItemState, PairBatch, PairDelta, apply_deltas, ra
 from engine.learning import learns_from
 from engine.model import Ask as Wish
 from engine.model import Model
+from engine.neighbours import Neighbours
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
 from engine.records import Event
-from engine.stats import Neighbours, counts_of
+from engine.stats import counts_of
 from engine.user import Change, Limits, Position, UserState
 
 LISTED = 100
@@ -117,7 +118,7 @@ class Evaluation:
         taste = taste_of(self.users.get(case.user), round(case.time * 1000))
         with self._peek(taste):
             ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
-            features, _, _ = self.model.score([taste])
+            features = self.model.features(taste)
         open_ = self.model.open_for(taste)
         draw = np.random.default_rng(hash64(case.id)).random(len(open_))
         ranks: dict[str, int | None] = {}
@@ -205,7 +206,7 @@ class Evaluation:
     def _publish(self, taste: Taste) -> None:
         """Publish the neighbours that an example is about to read, where a worker would have done so by now."""
         for at, row in self._stale(taste):
-            self.model.stats.neighbours[at] = self.model.stats.choose(row.all_pairs(), row.last_time)
+            self.model.stats.neighbours.put(at, self.model.stats.choose(row.all_pairs(), row.last_time))
             row.published_mass = row.mass
 
     @contextmanager
@@ -214,10 +215,11 @@ class Evaluation:
         stats = self.model.stats
         before: dict[int, Neighbours] = {}
         for at, row in self._stale(taste):
-            before[at] = stats.of(at)
-            stats.neighbours[at] = stats.choose(row.all_pairs(), row.last_time)
+            before[at] = stats.neighbours.of(at)
+            stats.neighbours.put(at, stats.choose(row.all_pairs(), row.last_time))
         yield
-        stats.neighbours.update(before)
+        for at, found in before.items():
+            stats.neighbours.put(at, found)
 
 
 def _rank(score: Any, open_: Any, target: int, draw: Any) -> int | None:

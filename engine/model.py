@@ -5,28 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import kernels
 from engine.catalogue import Catalogue, Floats
 from engine.errors import ArtefactError
-from engine.features import Features, Shared, Taste, features_of, situations
+from engine.features import SHARED, Features, Shared, Taste, features_of, situations, starts_of, tastes_of
 from engine.generation import Generation
 from engine.item import Decay
 from engine.partition import item_key
 from engine.ranker import Example, Ranker
-from engine.reasons import Reason, reasons_of
-from engine.records import Conditions
+from engine.reasons import DIGITS, KIND_OF, Reason, lists_for, reasons_of
+from engine.records import Conditions, Item
 from engine.rules import Match, RuleSet, compile_rules, matches
 from engine.stats import ItemStats
 from engine.user import Position
 
 NO_GENERATION = "none"
 QUERY_WEIGHT = 12.0  # a cosine of .1 more outweighs what taste usually adds
-SCORES_AT_ONCE = 262_144  # users x items in one product: 7 features of 1 MB each stay near the processor
 NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
 
@@ -34,7 +36,7 @@ STRONGEST = 100
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One list to make. `candidates`: only these, and all of them (also seen ones); `query`: centred unit vector (D,) of a search;
-    `reasons`: say why (half the cost of a long list).
+    `reasons`: say why.
     """
 
     taste: Taste
@@ -113,15 +115,14 @@ class Model:
 
     def rank(self, asks: Sequence[Ask]) -> list[Ranking]:
         """Make the lists, in the order asked for."""
-        size = max(1, SCORES_AT_ONCE // max(1, len(self.catalogue)))
+        if not len(self.catalogue):
+            return [Ranking((), self.generation, "the catalogue is empty") for _ in asks]
+        size = self._shared.cosines.users_at_once()
         return [ranking for start in range(0, len(asks), size) for ranking in self._rank(asks[start : start + size])]
 
-    def score(self, tastes: Sequence[Taste]) -> tuple[Features, Floats, Floats]:
-        """Features of all items, the users' weights (B, F), and scores (B, N) float32 before any rule."""
-        features = features_of(self._shared, tastes)
-        weights = self.ranker.weights()[situations(tastes)].astype(np.float32)
-        scores = features.scores(weights)
-        return features, weights, scores
+    def features(self, taste: Taste) -> Features:
+        """Features of all items for a user."""
+        return features_of(self._shared, taste)
 
     def open_for(self, taste: Taste) -> NDArray[np.bool_]:
         """(N,) what may be listed for this user: open, and not seen."""
@@ -140,11 +141,12 @@ class Model:
         taken = [(index[item], position) for item, position in zip(items, positions, strict=True) if item in index and open_[index[item]]]
         if not taken:
             return []
-        features, _, scores = self.score([taste])
+        features = self.features(taste)
         situation = int(situations([taste])[0])
+        scores = features.scores(self.ranker.weights()[situation].astype(np.float32))
         taken_at = [at for at, _ in taken]
         open_[taken_at] = False
-        ranked = np.where(open_, scores[0], -np.inf)
+        ranked = np.where(open_, scores, -np.inf)
         strongest = np.argpartition(-ranked, STRONGEST)[:STRONGEST] if len(ranked) > STRONGEST else np.arange(len(ranked))
         strongest = strongest[open_[strongest]]
         open_[strongest] = False
@@ -153,83 +155,99 @@ class Model:
         for at, position in taken:
             rng = np.random.default_rng(position.offset * 4_096 + position.partition)
             drawn = [(part, part[rng.integers(0, len(part), NEGATIVES)]) for part in (strongest, others) if len(part)]
-            x = features.rows(0, np.concatenate([[at], *(rows for _, rows in drawn)]))
+            x = features.rows(np.concatenate([[at], *(rows for _, rows in drawn)]))
             stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
             packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
             made.append(Example(*position, situation, packed))
         return made
 
     def _rank(self, asks: Sequence[Ask]) -> list[Ranking]:
-        if not len(self.catalogue):
-            return [Ranking((), self.generation, "the catalogue is empty") for _ in asks]
-        features, weights, scores = self.score([ask.taste for ask in asks])
-        open_ = self.open_to(max(ask.taste.now for ask in asks))
-        out = []
-        for row, ask in enumerate(asks):
-            extra = None
-            if ask.query is not None:
-                extra = QUERY_WEIGHT * (self.catalogue.vectors[: len(self.catalogue)] @ ask.query)
-                scores[row] += extra
-            if ask.candidates is None:
-                best, unknown = self._best(ask, scores[row], open_), list[str]()
-            else:
-                best, unknown = self._rerank(ask, ask.candidates, scores[row])
-            chosen: Sequence[tuple[float, tuple[Reason, ...]]]
-            if ask.reasons:
-                chosen = reasons_of(self.catalogue, features, weights[row], row, best, extra)
-            else:
-                chosen = [(score, ()) for score in scores[row, best].tolist()]
-            items = [Ranked(self.catalogue.item_id(at), score, reasons) for at, (score, reasons) in zip(best, chosen, strict=True)]
-            items += _unknown(unknown, items)
-            note = "" if items else "no usable candidate" if ask.candidates is not None else "nothing may be listed"
-            out.append(Ranking(tuple(items), self.generation, note))
-        return out
-
-    def _best(self, ask: Ask, scores: Floats, open_: NDArray[np.bool_]) -> list[int]:
-        """Indices of the best `k` of the catalogue, best first."""
-        allowed = open_.copy()
-        allowed[self.catalogue.places(ask.taste.seen)] = False
-        self._restrict(ask, allowed)
-        masked = np.where(allowed, scores, -np.inf)
-        if ask.k < len(masked):
-            cut = np.partition(masked, len(masked) - ask.k)[len(masked) - ask.k]
-            places = np.flatnonzero((masked >= cut) & allowed)
-        else:
-            places = np.flatnonzero(allowed)
-        return self._sorted(places, scores)[: ask.k]
-
-    def _rerank(self, ask: Ask, candidates: Sequence[str], scores: Floats) -> tuple[list[int], list[str]]:
-        """Indices of the candidates, best first, and those that the catalogue does not have."""
-        catalogue = self.catalogue
-        allowed = np.ones(len(catalogue), bool)
-        self._restrict(ask, allowed)
-        places, unknown = [], []
-        for name in dict.fromkeys(candidates):
-            at = catalogue.index.get(item_key(name))
-            if at is None or catalogue.items[at] is None:
-                if name not in ask.exclude:
-                    unknown.append(name)
-            elif allowed[at]:
-                places.append(at)
-        return self._sorted(np.array(places, np.intp), scores), unknown
-
-    def _sorted(self, places: NDArray[np.intp], scores: Floats) -> list[int]:
-        """Best first; equal scores by hash64, so that it does not matter in which order a worker met the items."""
-        hashes = self.catalogue.hashes
+        common, n = self._shared.at(max(ask.taste.now for ask in asks)), len(self.catalogue)
+        tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
+        candidates = [([], []) if ask.candidates is None else self._candidates(ask, ask.candidates) for ask in asks]
+        extras = [QUERY_WEIGHT * (self.catalogue.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
+        masks, mask_of = self._masks_for(asks)
+        hidden = [
+            [*self.catalogue.places(ask.taste.seen), *self.catalogue.places(map(item_key, ask.exclude))] if ask.candidates is None else []
+            for ask in asks
+        ]
+        queried = accumulate(int(ask.query is not None) for ask in asks)
+        wanted = kernels.Asks(
+            np.array([ask.k for ask in asks], np.int64),
+            np.array(mask_of, np.int64),
+            masks,
+            starts_of(map(len, hidden)),
+            np.array([at for row in hidden for at in row], np.int64),
+            np.array([ask.candidates is not None for ask in asks]),
+            starts_of(len(places) for places, _ in candidates),
+            np.array([at for places, _ in candidates for at in places], np.int64),
+            np.array([count - 1 if ask.query is not None else -1 for ask, count in zip(asks, queried, strict=True)], np.int64),
+            np.array(extras, np.float32).reshape(-1, n),
+            np.array([ask.reasons for ask in asks]),
+        )
+        most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
+        lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
+        weights = self.ranker.weights().astype(np.float32)
+        base = weights[:, : len(SHARED)] @ common.features
+        kernels.rank(common.world(near), tastes, wanted, lists, weights, base, KIND_OF, 10.0**DIGITS)
         return [
-            at for _, _, at in sorted((-score, hashes[at], at) for at, score in zip(places.tolist(), scores[places].tolist(), strict=True))
+            self._ranking(ask, found, unknown)
+            for ask, found, (_, unknown) in zip(asks, self._found(lists, asks, names), candidates, strict=True)
         ]
 
-    def _restrict(self, ask: Ask, allowed: NDArray[np.bool_]) -> None:
-        """Take out what rules, filters and exclusions forbid."""
+    def _found(self, lists: kernels.Lists, asks: Sequence[Ask], names: Sequence[Sequence[str]]) -> Iterator[list[Ranked]]:
+        """The lists that the loops have filled in."""
+        items, counts, bests, scores = self.catalogue.items, lists.count.tolist(), lists.best.tolist(), lists.score.tolist()
+        told = reasons_of(lists, names) if any(ask.reasons for ask in asks) else [None] * len(asks)
+        for count, best, score, reasons in zip(counts, bests, scores, told, strict=True):
+            yield [
+                Ranked(cast("Item", items[best[place]]).item_id, score[place], () if reasons is None else reasons[place])
+                for place in range(count)
+            ]
+
+    def _ranking(self, ask: Ask, found: list[Ranked], unknown: Sequence[str]) -> Ranking:
+        items = found + _unknown(unknown, found) if unknown else found
+        note = "" if items else "no usable candidate" if ask.candidates is not None else "nothing may be listed"
+        return Ranking(tuple(items), self.generation, note)
+
+    def _candidates(self, ask: Ask, names: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Indices of the candidates that may be listed, and those that the catalogue does not have."""
+        catalogue, allowed = self.catalogue, self._allowed(ask)
+        excluded, places, unknown = set(ask.exclude), [], []
+        for name in dict.fromkeys(names):
+            at = catalogue.index.get(item_key(name))
+            if name in excluded:
+                continue
+            if at is None or catalogue.items[at] is None:
+                unknown.append(name)
+            elif allowed is None or allowed[at]:
+                places.append(at)
+        return places, unknown
+
+    def _masks_for(self, asks: Sequence[Ask]) -> tuple[NDArray[np.bool_], list[int]]:
+        """What may be listed, (masks, N), and which of the masks is each ask's: most share the first, of what is open."""
+        masks, of = [self.open_to(max(ask.taste.now for ask in asks))], []
+        for ask in asks:
+            allowed = self._allowed(ask) if ask.candidates is None else None
+            if allowed is None:
+                of.append(0)
+            else:
+                of.append(len(masks))
+                masks.append(masks[0] & allowed)
+        return np.array(masks), of
+
+    def _allowed(self, ask: Ask) -> NDArray[np.bool_] | None:
+        """(N,) what rules and filters leave; None where there are none."""
+        allowed: NDArray[np.bool_] | None = None
         for rule in self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now):
             if rule.action in ("block", "filter"):
                 matched = self._matched(rule.rule_id, self._rules.match_of(rule.rule_id))
-                allowed &= ~matched if rule.action == "block" else matched
+                left = ~matched if rule.action == "block" else matched
+                allowed = left if allowed is None else allowed & left
         if ask.filters:
-            allowed &= self._match(Match.of(ask.filters))
-        if ask.exclude:
-            allowed[self.catalogue.places(map(item_key, ask.exclude))] = False
+            left = self._match(Match.of(ask.filters))
+            allowed = left if allowed is None else allowed & left
+        return allowed
 
     def _matched(self, rule_id: str, match: Match) -> NDArray[np.bool_]:
         known = self._masks.get(rule_id)
@@ -239,6 +257,14 @@ class Model:
 
     def _match(self, match: Match) -> NDArray[np.bool_]:
         return np.fromiter((item is not None and matches(match, item) for item in self.catalogue.items), bool, len(self.catalogue))
+
+
+def warm_up() -> None:
+    """Compile the loops that lists are made in, some 20 s the first time on a machine and half a second from then on."""
+    model = Model()
+    model.catalogue.put(Item("any", "any"))
+    model.rank([Ask(Taste((), (), (), 0, 0, 0))])
+    model.features(Taste((), (), (), 0, 0, 0))
 
 
 def _unknown(names: Sequence[str], known: Sequence[Ranked]) -> list[Ranked]:

@@ -6,7 +6,6 @@ Popularity is kept on a forward-decayed scale: between two events nothing has to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue
 from engine.item import Decay, ItemState, Pairs, pair_scale
+from engine.neighbours import KINDS, NeighbourLists, Neighbours
 
 MOST_HALVES = 200.0
 """Half-lives after which the scale is moved: 2^200 is far within a double."""
@@ -21,15 +21,6 @@ ASKED_BEFORE = 10.0
 """Half-lives that counts are taken back at most for a list that is asked for a time before the newest event."""
 
 
-class Neighbours(NamedTuple):
-    """Neighbours of an item: indices (K,) and weights (3, K) as in `ItemState`, which are those of `time` (ms) and fade from it."""
-
-    others: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    time: int
-
-
-KINDS = 3  # weights of a pair
 LASTING = 0.6  # share of a neighbour list for the strongest of all time; the rest goes to the strongest of the season
 _NONE = Neighbours(np.zeros(0, np.int32), np.zeros((KINDS, 0), np.float32), 0)
 
@@ -61,7 +52,7 @@ def counts_of(key: int, row: ItemState) -> Counts:
 class ItemStats:
     """Arrays by catalogue index: `count` (N,) float32, `first_time` and `last_time` (N,) int64 ms (0: never used), `scaled` (2, N) float64
     popularity
-    on the scale of `reference`, and a neighbour list each: indices (K,) int32 and weights (3, K) float32, undivided by the counts.
+    on the scale of `reference`; and a neighbour list each, its weights undivided by the counts.
     """
 
     def __init__(self, catalogue: Catalogue, decay: Decay, most: int = 256) -> None:
@@ -75,7 +66,7 @@ class ItemStats:
         self.first_time = np.zeros(0, np.int64)
         self.last_time = np.zeros(0, np.int64)
         self.scaled = np.zeros((len(decay.popularity_days), 0))
-        self.neighbours: dict[int, Neighbours] = {}
+        self.neighbours = NeighbourLists()
         catalogue.follow(self._grow)
 
     def put(self, counts: Counts) -> None:
@@ -137,16 +128,12 @@ class ItemStats:
         keys = np.frombuffer(record.others, "<u8").tolist()
         others = self._places(keys)
         weights = np.frombuffer(record.weights, "<f4").reshape(KINDS, len(keys))
-        self.neighbours[self.catalogue.place(record.item)] = Neighbours(others, weights, record.time)
+        self.neighbours.put(self.catalogue.place(record.item), Neighbours(others, weights, record.time))
 
     def publishable(self, item: int, chosen: Neighbours) -> NeighbourList:
         """A chosen neighbour list as it is published."""
-        keys = np.array([self.catalogue.hashes[at] for at in chosen.others.tolist()], "<u8")
+        keys = self.catalogue.hashes[chosen.others].astype("<u8")
         return NeighbourList(item, keys.tobytes(), chosen.weights.astype("<f4").tobytes(), chosen.time)
-
-    def of(self, at: int) -> Neighbours:
-        """The neighbours of the item at an index."""
-        return self.neighbours.get(at, _NONE)
 
     def put_all(self, counts: Iterable[Counts]) -> None:
         """`put` for many."""
@@ -159,6 +146,7 @@ class ItemStats:
         self.reference = time
 
     def _grow(self, capacity: int) -> None:
+        self.neighbours.grow(capacity)
         used = len(self.count)
         for name in ("count", "first_time", "last_time"):
             new = np.zeros(capacity, getattr(self, name).dtype)

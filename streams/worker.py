@@ -15,7 +15,7 @@ from aiokafka.errors import IllegalStateError
 
 from engine.document import MAX_RECORD_BYTES
 from engine.item import Decay, ItemState, decode_item, encode_item
-from engine.model import Model
+from engine.model import Model, warm_up
 from engine.registry import Registry
 from engine.user import Limits, UserState, decode_user, encode_user
 from streams import security, topics
@@ -220,6 +220,7 @@ class Worker:
         tasks: list[asyncio.Task[None]] = []
         try:
             self.broadcast.start()
+            await self.engine.call(warm_up)
             await self.broadcast.caught_up.wait()
             if self.broadcast.failure is not None:
                 raise self.broadcast.failure

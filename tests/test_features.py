@@ -32,34 +32,25 @@ tastes = st.builds(
 @given(st.lists(tastes, min_size=1, max_size=4))
 def test_features_are_finite_whatever_is_asked(found: list[Taste]) -> None:
     """Rule: unknown items, times long past or far ahead and histories of any length give finite numbers."""
-    features = features_of(Shared(SHOP.model.catalogue, SHOP.model.stats), found)
-    assert np.isfinite(features.shared).all()
-    assert np.isfinite(features.personal).all()
+    for taste in found:
+        features = features_of(Shared(SHOP.model.catalogue, SHOP.model.stats), taste)
+        assert np.isfinite(features.shared).all()
+        assert np.isfinite(features.personal).all()
     where = situations(found)
     assert ((where >= 0) & (where < SITUATIONS)).all()
-
-
-def test_a_user_has_the_same_features_alone_and_in_a_batch() -> None:
-    """Rule: who else is in the batch does not matter."""
-    now = START + 30 * DAY
-    found = [taste_of(SHOP.users[name], now) for name in sorted(SHOP.users)]
-    together = features_of(Shared(SHOP.model.catalogue, SHOP.model.stats), found)
-    for row, taste in enumerate(found):
-        alone = features_of(Shared(SHOP.model.catalogue, SHOP.model.stats), [taste])
-        np.testing.assert_allclose(alone.personal[:, 0], together.personal[:, row], rtol=1e-5, atol=1e-6)
 
 
 def test_every_feature_has_one_name_and_one_row() -> None:
     """Rule: names are distinct, and `named` and `rows` agree."""
     assert len(set(NAMES)) == len(NAMES) == len(SHARED) + len(PERSONAL) + len(COLD)
     assert PERSONAL[-len(COLD) :] == tuple(name.removesuffix("_cold") for name in COLD)
-    features = features_of(Shared(SHOP.model.catalogue, SHOP.model.stats), [SHOP.taste("u1")])
+    features = features_of(Shared(SHOP.model.catalogue, SHOP.model.stats), SHOP.taste("u1"))
     items = np.array([3, 9, 11])
-    rows = features.rows(0, items)
+    rows = features.rows(items)
     for n, name in enumerate(NAMES):
         assert rows[:, n].tolist() == features.named(name)[items].tolist()
-    weights = np.random.default_rng(0).normal(size=(1, len(NAMES))).astype(np.float32)
-    np.testing.assert_allclose(features.scores(weights)[0, items], rows @ weights[0], rtol=1e-4, atol=1e-5)
+    weights = np.random.default_rng(0).normal(size=len(NAMES)).astype(np.float32)
+    np.testing.assert_allclose(features.scores(weights)[items], rows @ weights, rtol=1e-4, atol=1e-5)
 
 
 def test_creators_tags_and_dates_match() -> None:
@@ -74,7 +65,7 @@ def test_creators_tags_and_dates_match() -> None:
         published = None if day is None else START + day * DAY
         shop.model.catalogue.put(Item(name, name, creator=creator, tags=tags, published_at=published))
     shop.event("u", "a", START + 1_000 * DAY)
-    features = features_of(Shared(shop.model.catalogue, shop.model.stats), [shop.taste("u")])
+    features = features_of(Shared(shop.model.catalogue, shop.model.stats), shop.taste("u"))
     for name in ("creator", "creator_last", "tags", "tags_last", "date", "date_last", "creator_cold", "tags_cold"):
         values = features.named(name).tolist()
         assert values[1] > values[2] >= values[3] == 0.0, name

@@ -109,7 +109,7 @@ def test_neighbours_survive_publishing_and_keep_the_strongest() -> None:
     assert 1 in keys, "the only one of this season"
     record = stats.publishable(77, chosen)
     stats.put_neighbours(NeighbourList(*(getattr(record, name) for name in record.__struct_fields__)))
-    read = stats.of(catalogue.place(77))
+    read = stats.neighbours.of(catalogue.place(77))
     assert read.others.tolist() == chosen.others.tolist()
     assert read.weights.tolist() == chosen.weights.tolist()
 

@@ -1,0 +1,102 @@
+"""Compiled loops: they give what plain numpy gives, compile once, and lists of neighbours stay apart. Not what the features mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import kernels
+from engine.catalogue import DAY_MS
+from engine.cosines import Cosines
+from engine.features import PERSONAL, Shared, features_of
+from engine.model import Ask
+from engine.neighbours import NeighbourLists, Neighbours
+from tests.little_shop import DIMS, Shop
+
+SHOP = Shop().live()
+
+
+def test_rows_stand_where_their_names_say() -> None:
+    """Rule: the numbers of the loops' rows are those of the features' names."""
+    assert len(PERSONAL) == kernels.PERSONAL
+    for name in PERSONAL:
+        assert getattr(kernels, {"popularity_gap": "GAP"}.get(name, name.upper())) == PERSONAL.index(name)
+
+
+@pytest.mark.parametrize("user", sorted(SHOP.users))
+def test_co_visited_and_text_as_counted_the_plain_way(user: str) -> None:
+    """Rule: sums over neighbours and cosines with a weighted sum of vectors, worked out with numpy from what the tables say."""
+    model, taste = SHOP.model, SHOP.taste(user)
+    stats, catalogue, found = model.stats, model.catalogue, features_of(Shared(model.catalogue, model.stats), taste)
+    n, places = len(catalogue), catalogue.places(taste.recent)
+    root = 1.0 / np.sqrt(stats.count[:n] + 5.0)
+    sums = {name: np.zeros(n) for name in ("together", "together_near", "lately", "session", "basket", "together_last")}
+    for slot, at in enumerate(places):
+        one = stats.neighbours.of(at)
+        age = (taste.now - one.time) / DAY_MS
+        slow, fast = root[at] * 2.0 ** (-age / stats.decay.pair_days), root[at] * 2.0 ** (-age / stats.decay.season_days)
+        lasting, season, session = one.weights * root[one.others]
+        sums["together"][one.others] += lasting * slow * 0.9**slot
+        sums["together_near"][one.others] += lasting * slow * 0.7**slot
+        sums["lately"][one.others] += season * fast * 0.9**slot
+        sums["session"][one.others] += session * slow * 0.9**slot
+        sums["basket"][one.others] += session * slow * (slot < taste.together)
+        if not slot:
+            sums["together_last"][one.others] += lasting * slow
+    for name, total in sums.items():
+        np.testing.assert_allclose(found.named(name), np.sqrt(total), rtol=1e-4, atol=1e-6, err_msg=name)
+    vectors = catalogue.vectors[:n].astype(np.float64)
+    own = sum((0.9**slot * vectors[at] for slot, at in enumerate(places)), np.zeros(DIMS))
+    np.testing.assert_allclose(found.named("text"), vectors @ (own / (np.linalg.norm(own) or 1.0)), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.integers(1, 70), st.integers(0, 2**32 - 1))
+def test_the_best_are_those_that_sorting_gives(scores: list[int], k: int, seed: int) -> None:
+    """Rule: best first, equal ones by hash64, and `insert` keeps no more than there is room for."""
+    hashes = np.random.default_rng(seed).permutation(1 << 16)[: len(scores)].astype(np.uint64)
+    best, count = np.zeros(min(k, len(scores)), np.int64), 0
+    for at in range(len(scores)):
+        count = kernels.insert(hashes, np.array(scores, np.float32), at, best, count)
+    assert best[:count].tolist() == sorted(range(len(scores)), key=lambda at: (-scores[at], int(hashes[at])))[:k]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9_000)), max_size=60))
+def test_lists_of_neighbours_stay_apart(puts: list[tuple[int, int]]) -> None:
+    """Rule: however lists grow, shrink and move, each item has what was set last."""
+    lists, expected = NeighbourLists(), dict[int, Neighbours]()
+    lists.grow(10)
+    for number, (at, count) in enumerate(puts):
+        one = Neighbours(np.arange(count, dtype=np.int32) + number, np.full((3, count), float(number), np.float32), number)
+        lists.put(at, one)
+        expected[at] = one
+    for at, one in expected.items():
+        found = lists.of(at)
+        assert found.time == one.time
+        assert np.array_equal(found.others, one.others)
+        assert np.array_equal(found.weights, one.weights)
+
+
+def test_a_catalogue_too_large_for_rows_has_the_same_cosines() -> None:
+    """Rule: with a budget for a few rows only, lists are those of a large one."""
+    taste, small = SHOP.taste("u1"), Shared(SHOP.model.catalogue, SHOP.model.stats)
+    small.cosines = Cosines(SHOP.model.catalogue, budget_bytes=4 * 200 * 3)
+    for name in ("text", "text_last"):
+        np.testing.assert_allclose(features_of(small, taste).named(name), SHOP.model.features(taste).named(name), rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_compiled_twice() -> None:
+    """Rule: whatever is asked, the loops see the same types: another compilation would stop all lists for ten seconds."""
+    shop, query = Shop().live(), np.ones(DIMS, np.float32)
+    taste = shop.taste("u1")
+    Shop(0).model.rank([Ask(taste), Ask(taste, reasons=False)])
+    shop.model.rank([Ask(taste), Ask(shop.taste("nobody"), reasons=False), Ask(taste, candidates=("i1", "i2")), Ask(taste, query=query)])
+    shop.model.rank([Ask(shop.taste("nobody"), reasons=False)])
+    shop.model.features(taste)
+    compiled: list[Any] = [kernels.rank, kernels.personal]
+    assert [len(loop.signatures) for loop in compiled] == [1, 1]
