@@ -18,6 +18,7 @@ from engine.records import Item
 
 Floats = NDArray[np.float32]
 DAY_MS = 86_400_000
+MANY = 500  # changed vectors that are still told one by one
 FRESH = 20_000  # the terms are worked out anew after one change, and in larger catalogues after one in so many items
 
 
@@ -43,8 +44,7 @@ class Catalogue:
     `hashes` (N,) uint64: hash64 of the ids; `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms:
     `available_from`, 0 without one;
     `vectors` (N, D) float32: centred unit rows, zero where `has_vector` is False; `creators` (N,) int32: 0 for none; `days` (N,) float32:
-    the date of publication, else of availability, in days since the epoch, 0 for none. `version` counts changes of entries,
-    `vectors_version` of vectors.
+    the date of publication, else of availability, in days since the epoch, 0 for none. `version` counts changes of entries.
     """
 
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
@@ -58,7 +58,8 @@ class Catalogue:
         self.has_vector = np.zeros(capacity, bool)
         self.creators = np.zeros(capacity, np.int32)
         self.days = np.zeros(capacity, np.float32)
-        self.version = self.vectors_version = 0
+        self.version = 0
+        self._changed_vectors: dict[int, None] | None = None  # None: all
         self._creator_codes: dict[str, int] = {"": 0}
         self._term_codes: dict[str, int] = {}
         self._terms_of: list[tuple[int, ...]] = []
@@ -125,21 +126,27 @@ class Catalogue:
         at = self.place(key)
         self.vectors[at] = vector
         self.has_vector[at] = True
-        self.vectors_version += 1
+        if self._changed_vectors is not None:
+            self._changed_vectors[at] = None
 
     def put_vectors(self, keys: Sequence[int], vectors: NDArray[np.floating]) -> None:
         """Set the vectors of many items at once, (n, D)."""
         at = [self.place(key) for key in keys]
         self.vectors[at] = vectors
         self.has_vector[at] = True
-        self.vectors_version += 1
+        self._changed_vectors = None
 
     def clear_vectors(self, dims: int) -> None:
         """Forget all vectors, for a generation with its own."""
         self.dims = dims
         self.vectors = np.zeros((self.capacity, dims), np.float32)
         self.has_vector[:] = False
-        self.vectors_version += 1
+        self._changed_vectors = None
+
+    def take_changed_vectors(self) -> list[int] | None:
+        """Indices whose vectors were set since this was last asked; None when they were too many to tell. For one asker."""
+        changed, self._changed_vectors = self._changed_vectors, {}
+        return None if changed is None or len(changed) > MANY else list(changed)
 
     def places(self, keys: Iterable[int]) -> list[int]:
         """Indices of those of `keys` that are known."""

@@ -1,14 +1,14 @@
-"""All that a list is made from besides the user's row: catalogue, statistics, weights, rules, generation. Owned by one thread, no locks.
+"""All that a list is made from besides the user's row: catalogue, statistics, weights, rules, generation.
 
 `rank` is the one way from a user's taste to a list: the worker calls it for batches of users, evaluation for one at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +68,26 @@ class Ranking:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Lists under way: what was asked for, candidates that the catalogue does not have, the lists' arrays (None: an empty catalogue), the
+    ids of each user's recent items, and what the compiled loops work from.
+    """
+
+    asks: Sequence[Ask]
+    unknown: Sequence[Sequence[str]]
+    lists: kernels.Lists | None
+    names: Sequence[Sequence[str]]
+    work: tuple[Any, ...] | None
+
+    def fill(self) -> None:
+        """Work the lists out; in any thread, while nothing changes the model."""
+        if self.work is not None:
+            kernels.rank(*self.work)
+
+
 class Model:
-    """Everything all workers read. Its methods must be called from one thread."""
+    """Everything all workers read. One thread at a time may be in its methods."""
 
     def __init__(self, dims: int = 0, decay: Decay | None = None, neighbours: int = 256) -> None:
         self.catalogue = Catalogue(dims)
@@ -91,6 +109,7 @@ class Model:
             raise ArtefactError("vectors_not_finite", generation.id, "finite vectors", "export the generation again")
         self.catalogue.clear_vectors(generation.manifest.dims)
         self.catalogue.put_vectors([item_key(i) for i in generation.item_ids], vectors)
+        self._shared.cosines.prepare()
         self.generation = generation.id
 
     def use_ranker(self, ranker: Ranker) -> None:
@@ -115,10 +134,20 @@ class Model:
 
     def rank(self, asks: Sequence[Ask]) -> list[Ranking]:
         """Make the lists, in the order asked for."""
-        if not len(self.catalogue):
-            return [Ranking((), self.generation, "the catalogue is empty") for _ in asks]
+        out: list[Ranking] = []
+        for draft in self.drafts(asks):
+            draft.fill()
+            out += self.rankings(draft)
+        return out
+
+    def drafts(self, asks: Sequence[Ask]) -> Iterator[Draft]:
+        """What has to be worked out for some lists, in pieces whose rows of cosines fit into memory together.
+
+        `Draft.fill` may run in another thread while the model stays as it is; `rankings` then gives the lists.
+        """
         size = self._shared.cosines.users_at_once()
-        return [ranking for start in range(0, len(asks), size) for ranking in self._rank(asks[start : start + size])]
+        for start in range(0, len(asks), size):
+            yield self._draft(asks[start : start + size])
 
     def features(self, taste: Taste) -> Features:
         """Features of all items for a user."""
@@ -161,10 +190,14 @@ class Model:
             made.append(Example(*position, situation, packed))
         return made
 
-    def _rank(self, asks: Sequence[Ask]) -> list[Ranking]:
-        common, n = self._shared.at(max(ask.taste.now for ask in asks)), len(self.catalogue)
-        tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
+    def _draft(self, asks: Sequence[Ask]) -> Draft:
+        n = len(self.catalogue)
         candidates = [([], []) if ask.candidates is None else self._candidates(ask, ask.candidates) for ask in asks]
+        unknown = [names for _, names in candidates]
+        if not n:
+            return Draft(asks, unknown, None, [], None)
+        common = self._shared.at(max(ask.taste.now for ask in asks))
+        tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
         extras = [QUERY_WEIGHT * (self.catalogue.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
         masks, mask_of = self._masks_for(asks)
         hidden = [
@@ -189,11 +222,15 @@ class Model:
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
         weights = self.ranker.weights().astype(np.float32)
         base = weights[:, : len(SHARED)] @ common.features
-        kernels.rank(common.world(near), tastes, wanted, lists, weights, base, KIND_OF, 10.0**DIGITS)
-        return [
-            self._ranking(ask, found, unknown)
-            for ask, found, (_, unknown) in zip(asks, self._found(lists, asks, names), candidates, strict=True)
-        ]
+        return Draft(asks, unknown, lists, names, (common.world(near), tastes, wanted, lists, weights, base, KIND_OF, 10.0**DIGITS))
+
+    def rankings(self, draft: Draft) -> list[Ranking]:
+        """The lists of a draft that has been filled in."""
+        if draft.lists is None:
+            found: Iterable[list[Ranked]] = ([] for _ in draft.asks)
+        else:
+            found = self._found(draft.lists, draft.asks, draft.names)
+        return [self._ranking(ask, items, unknown) for ask, items, unknown in zip(draft.asks, found, draft.unknown, strict=True)]
 
     def _found(self, lists: kernels.Lists, asks: Sequence[Ask], names: Sequence[Sequence[str]]) -> Iterator[list[Ranked]]:
         """The lists that the loops have filled in."""
@@ -207,7 +244,11 @@ class Model:
 
     def _ranking(self, ask: Ask, found: list[Ranked], unknown: Sequence[str]) -> Ranking:
         items = found + _unknown(unknown, found) if unknown else found
-        note = "" if items else "no usable candidate" if ask.candidates is not None else "nothing may be listed"
+        note = ""
+        if not len(self.catalogue):
+            note = "the catalogue is empty"
+        elif not items:
+            note = "no usable candidate" if ask.candidates is not None else "nothing may be listed"
         return Ranking(tuple(items), self.generation, note)
 
     def _candidates(self, ask: Ask, names: Sequence[str]) -> tuple[list[int], list[str]]:

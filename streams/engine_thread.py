@@ -1,4 +1,8 @@
-"""The one thread that owns the model: whatever reads or changes it runs here, one call at a time, off the event loop."""
+"""Where lists are scored: a thread for the compiled loops, which need no interpreter, so the event loop goes on meanwhile.
+
+The model belongs to the event loop. `lock` is held by whoever changes it, and by whoever lets the thread read it, from the first look to
+the last. Two threads running Python at once would only take turns: 0.3 ms of it took 4 ms when the worker was busy.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ SWITCH_S = 0.0001
 
 
 class EngineThread:
-    """Runs functions one after the other in a thread of its own."""
+    """Runs functions one after the other in a thread of its own; see the module for `lock`."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.lock = asyncio.Lock()
         sys.setswitchinterval(SWITCH_S)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -138,7 +138,8 @@ class ItemOwner:
                 marks.append((self._items.rows(partition), item, row.mass))
         if not work:
             return
-        records = await self._engine.call(self._choose, work)
+        async with self._engine.lock:
+            records = self._choose(work)
         self._outbox.publish_many(self._topic, records)
         for rows, item, mass in marks:  # after the publishing: a checkpoint between the two would say what is not so
             if not rows.closed:

@@ -226,7 +226,7 @@ class ListMaker:
                 work += [self._standing_work(waiting, row, surface, now) for surface in waiting.surfaces]
         work += [self._answer_work(request, now) for request in answers]
         began = perf_counter()
-        made, examples = await self._engine.call(self._make, work, lessons)
+        made, examples = await self._make(work, lessons)
         self._metrics.scoring.observe(perf_counter() - began)
         self._metrics.batch_users.observe(len(work))
         again: dict[int, Answer] = {}
@@ -252,25 +252,34 @@ class ListMaker:
         """Whether a list just made is to be published: not if the user was erased meanwhile, or is another worker's now."""
         return (job.partition, job.user_id) not in self._forgotten and not rows.closed
 
-    def _make(self, work: Sequence[Work], lessons: Sequence[Lesson]) -> tuple[list[bytes | None], list[bytes]]:
-        """In the engine's thread: examples first, since their lists were made before; then rank and encode."""
-        examples = [raw for lesson in lessons if (raw := self._example(lesson)) is not None]
+    async def _make(self, work: Sequence[Work], lessons: Sequence[Lesson]) -> tuple[list[bytes | None], list[bytes]]:
+        """Examples first, since their lists were made before; then rank and encode."""
         made: list[bytes | None] = [None] * len(work)
-        now = [at for at, one in enumerate(work) if _of_generation(one.job, self._model.generation)]
-        try:
-            rankings = self._model.rank([work[at].ask for at in now])
-            made_now: list[bytes | None] = [self._encoded(work[at], ranking) for at, ranking in zip(now, rankings, strict=True)]
-        except Exception as error:  # noqa: BLE001 - one of them is more than the model bears: each alone, so that the others are made
-            log.warning("lists_one_by_one", lists=len(now), error=repr(error))
-            made_now = []
-        for at, value in zip(now, made_now or [self._alone(work[at]) for at in now], strict=True):
+        async with self._engine.lock:
+            examples = [raw for lesson in lessons if (raw := self._example(lesson)) is not None]
+            now = [at for at, one in enumerate(work) if _of_generation(one.job, self._model.generation)]
+            try:
+                rankings = await self._rank([work[at].ask for at in now])
+                made_now: list[bytes | None] = [self._encoded(work[at], ranking) for at, ranking in zip(now, rankings, strict=True)]
+            except Exception as error:  # noqa: BLE001 - one of them is more than the model bears: each alone, so that the others are made
+                log.warning("lists_one_by_one", lists=len(now), error=repr(error))
+                made_now = [await self._alone(work[at]) for at in now]
+        for at, value in zip(now, made_now, strict=True):
             made[at] = value
         return made, examples
 
-    def _alone(self, one: Work) -> bytes | None:
+    async def _rank(self, asks: Sequence[Ask]) -> list[Ranking]:
+        """The lists, worked out in the engine's thread."""
+        out: list[Ranking] = []
+        for draft in self._model.drafts(asks):
+            await self._engine.call(draft.fill)
+            out += self._model.rankings(draft)
+        return out
+
+    async def _alone(self, one: Work) -> bytes | None:
         """One list; where it can't be made, an empty answer that says so, or none: a standing list stays as it was."""
         try:
-            return self._encoded(one, self._model.rank([one.ask])[0])
+            return self._encoded(one, (await self._rank([one.ask]))[0])
         except Exception as error:
             self._metrics.failures.labels("response" if isinstance(one.job, Answer) else "standing").inc()
             log.exception("list_failed", trigger=one.job.trigger.kind, position=str(one.job.trigger.position), error=repr(error))

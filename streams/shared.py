@@ -73,6 +73,10 @@ class Loaded(NamedTuple):
     hashes: dict[str, str]  # item id -> text hash of its vector
 
 
+SLICE = 32
+"""Broadcast records applied before lists may be made again: some 20 µs each."""
+
+
 class Shared:
     """The model's changes, in the order in which they were broadcast."""
 
@@ -90,7 +94,11 @@ class Shared:
 
     async def apply(self, messages: Sequence[Any]) -> None:
         """Apply a batch of broadcast records (librdkafka's messages)."""
-        await self._engine.call(self._apply, messages)
+        for start in range(0, len(messages), SLICE):
+            async with self._engine.lock:
+                self._apply(messages[start : start + SLICE])
+            await asyncio.sleep(0)
+        self._tell()
         if not self.held:
             await self.switch()
 
@@ -102,7 +110,8 @@ class Shared:
             return
         try:
             loaded = await asyncio.to_thread(self._load, wanted.id)
-            await self._engine.call(self._use, loaded)
+            async with self._engine.lock:
+                await self._engine.call(self._use, loaded)
         except (HeadwaterError, OSError) as error:
             self.refused[wanted.id] = str(error)
             log.error(  # noqa: TRY400 - an expected outcome, whose reason says all
@@ -195,8 +204,10 @@ class Shared:
                 )
         if changed_items:
             self._model.catalogue_changed()
-            n = len(self._model.catalogue)
-            self._metrics.items.set(int(self._model.catalogue.listable[:n].sum()))
         if changed_rules:
             self._model.use_rules(compile_rules(self._rules.values()))
-        self._metrics.vectors.set(int(self._model.catalogue.has_vector.sum()))
+
+    def _tell(self) -> None:
+        catalogue = self._model.catalogue
+        self._metrics.items.set(int(catalogue.listable[: len(catalogue)].sum()))
+        self._metrics.vectors.set(int(catalogue.has_vector.sum()))

@@ -30,6 +30,7 @@ class World:
         self.published: list[tuple[str, bytes | None, bytes | None]] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.generation = "g1"
+        self.lock = asyncio.Lock()
         self.found: dict[bytes, UserState] = {user_key(name.encode()): UserState(events=1) for name in ("ann", "bob", "poison")}
         self.part: Any = SimpleNamespace(get=self.found.get, closed=False)
         anything: Any = self
@@ -60,7 +61,11 @@ class World:
         self.meanwhile()
         return made
 
-    def rank(self, asks: Sequence[Ask]) -> list[Ranking]:
+    def drafts(self, asks: Sequence[Ask]) -> Any:
+        return [SimpleNamespace(asks=asks, fill=lambda: None)]
+
+    def rankings(self, draft: Any) -> list[Ranking]:
+        asks: Sequence[Ask] = draft.asks
         if any("poison" in ask.exclude or ask.surface == "poison" for ask in asks):
             raise ValueError("poison")
         return [Ranking((Ranked("i1", 1.0, (Reason("new", None, 1.0),)),) * ask.k, self.generation) for ask in asks]
