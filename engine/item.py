@@ -10,17 +10,18 @@ counts, newer ones weigh more.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from engine.catalogue import DAY_MS
+from engine.errors import StateError
 from engine.rowcodec import RowCodec
 
-FORMAT = 1
+FORMAT = 2
 PAIR_TIME = 1_577_836_800_000
 """2020-01-01: pairs weigh 1 then, and 2^(years / half-life) later. Half-lives of 60 days or more keep a century within a double."""
 
@@ -44,18 +45,10 @@ class Decay:
         return self.pairs + self.pairs // 4
 
 
-class Scale(NamedTuple):
-    """What one more use weighs in a pair's weights, the lasting ones and the season's."""
-
-    slow: float
-    fast: float
-
-
 class Pairs(NamedTuple):
     """Weights of an item's pairs, as in `ItemState`."""
 
-    pairs: dict[int, float]
-    season: dict[int, float]
+    pairs: dict[int, complex]
     session: dict[int, float]
 
 
@@ -82,26 +75,26 @@ class PairBatch(msgspec.Struct, array_like=True, frozen=True):
     deltas: tuple[PairDelta, ...]
 
 
-class ItemState(msgspec.Struct, array_like=True):
-    """An item's row, owned by one worker.
+@dataclass(slots=True)
+class ItemState:
+    """An item's row, owned by one worker. Times in ms; `popularity` is as of `popularity_time`.
 
-    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`, `season`, `session`: hash64 of the other item ->
-    weight on the scales of `pair_scale`: uses by the same people, the same with the season's half-life, uses in one session. The first two
-    have the same keys in the same order. `popularity` is as of `popularity_time`. Times in ms.
+    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: hash64 of the other item -> two weights on the
+    scales of `pair_scale`, the real part for uses by the same people, the imaginary part for the same with the season's half-life (one
+    number for both: half the look-ups, and nothing for the garbage collector to walk). `session`: the same for uses in one session.
+    `mass`: the sum of the real parts that were added, `published_mass` what it was when the neighbours were last published.
     """
 
-    applied: dict[str, tuple[int, int]] = {}
+    applied: dict[str, tuple[int, int]] = field(default_factory=dict)
     count: int = 0
     first_time: int = 0
     last_time: int = 0
-    popularity: list[float] = []
+    popularity: list[float] = field(default_factory=list)
     popularity_time: int = 0
-    # three dictionaries of plain numbers: a list per pair would be one more object per pair for the garbage collector to walk
-    pairs: dict[int, float] = {}
-    season: dict[int, float] = {}
-    session: dict[int, float] = {}
-    mass: float = 0.0  # sum of the first weights that were added to pairs
-    published_mass: float = 0.0  # mass when its neighbours were last published
+    pairs: dict[int, complex] = field(default_factory=dict)
+    session: dict[int, float] = field(default_factory=dict)
+    mass: float = 0.0
+    published_mass: float = 0.0
 
     def use(self, time: int, decay: Decay) -> None:
         """Count one use of the item itself."""
@@ -117,36 +110,27 @@ class ItemState(msgspec.Struct, array_like=True):
         else:
             self.popularity = [p + 2.0 ** (ahead / days) for p, days in zip(self.popularity, decay.popularity_days, strict=True)]
 
-    def pair(self, others: Sequence[int], steps: Sequence[float], scale: Scale, decay: Decay, together: int = 0) -> None:
+    def pair(self, others: Sequence[int], steps: Sequence[float], scale: complex, decay: Decay, together: int = 0) -> None:
         """Add `steps` x `scale` to the pairs with `others`, of which the first `together` are of one session with the item."""
-        slow, fast = scale
-        for n, (other, step) in enumerate(zip(others, steps, strict=False)):
-            self.add(other, step * slow, step * fast, slow if n < together else 0.0)
-        if len(self.pairs) > decay.bound:
+        pairs, total = self.pairs, 0.0
+        for other, step in zip(others, steps, strict=False):
+            weight = step * scale
+            pairs[other] = pairs.get(other, 0j) + weight
+            total += weight.real
+        self.mass += total
+        for other, step in zip(others[:together], steps, strict=False):
+            self.session[other] = self.session.get(other, 0.0) + step * scale.real
+        if len(pairs) > decay.bound:
             self.trim(decay)
-
-    def add(self, other: int, lasting: float, season: float, session: float) -> None:
-        """Add to the weights of one pair."""
-        pairs = self.pairs
-        self.mass += lasting
-        if other in pairs:
-            pairs[other] += lasting
-            self.season[other] += season
-        else:
-            pairs[other] = lasting
-            self.season[other] = season
-        if session:
-            self.session[other] = self.session.get(other, 0.0) + session
 
     def trim(self, decay: Decay) -> None:
         """Keep the strongest pairs."""
-        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=itemgetter(1)))
-        self.season = {key: self.season[key] for key in self.pairs}
+        self.pairs = dict(heapq.nlargest(decay.pairs, self.pairs.items(), key=lambda pair: pair[1].real))
         self.session = {key: weight for key, weight in self.session.items() if key in self.pairs}
 
     def all_pairs(self) -> Pairs:
         """A copy of the pairs, for another thread."""
-        return Pairs(dict(self.pairs), dict(self.season), dict(self.session))
+        return Pairs(dict(self.pairs), dict(self.session))
 
     def worth_publishing(self, growth: float = 0.03) -> bool:
         """Whether the neighbours changed enough since they were last published."""
@@ -178,23 +162,26 @@ def apply_deltas(
         return found
 
     for delta in batch.deltas:
-        item, offset, others = delta.item, delta.offset, delta.others
+        item, offset, others, together = delta.item, delta.offset, delta.others, delta.together
         scale = pair_scale(delta.time, decay)
-        slow, fast = scale
         if item % owners == owner:
             row, covered = rows.get(item) or fetch(item)
             if offset > covered:
                 row.use(delta.time, decay)
                 used.add(item)
                 if others:
-                    row.pair(others, steps, scale, decay, delta.together)
+                    row.pair(others, steps, scale, decay, together)
                     paired.add(item)
         for n, (other, step) in enumerate(zip(others, steps, strict=False)):
             if other % owners == owner:
                 row, covered = rows.get(other) or fetch(other)
                 if offset > covered:
-                    row.add(item, step * slow, step * fast, slow if n < delta.together else 0.0)
-                    if len(row.pairs) > bound:
+                    weight, pairs = step * scale, row.pairs
+                    pairs[item] = pairs.get(item, 0j) + weight
+                    row.mass += weight.real
+                    if n < together:
+                        row.session[item] = row.session.get(item, 0.0) + weight.real
+                    if len(pairs) > bound:
                         row.trim(decay)
                     paired.add(other)
     if batch.deltas:
@@ -205,14 +192,14 @@ def apply_deltas(
     return Touched(used, paired)
 
 
-def pair_scale(time: int, decay: Decay) -> Scale:
-    """What a pair formed at `time` (ms) weighs on the scales of `PAIR_TIME`, on which all pairs of all items are kept.
+def pair_scale(time: int, decay: Decay) -> complex:
+    """What a pair formed at `time` (ms) weighs on the scales of `PAIR_TIME`, on which all pairs of all items are kept: lasting + season j.
 
     >>> pair_scale(PAIR_TIME + 10 * DAY_MS, Decay(pair_days=10.0, season_days=5.0))
-    Scale(slow=2.0, fast=4.0)
+    (2+4j)
     """
     days = (time - PAIR_TIME) / DAY_MS
-    return Scale(2.0 ** (days / decay.pair_days), 2.0 ** (days / decay.season_days))
+    return complex(2.0 ** (days / decay.pair_days), 2.0 ** (days / decay.season_days))
 
 
 def rank_weights(decay: Decay, window: int) -> tuple[float, ...]:
@@ -224,6 +211,71 @@ def rank_weights(decay: Decay, window: int) -> tuple[float, ...]:
     return tuple(decay.rank**r for r in range(window))
 
 
-_CODEC = RowCodec(ItemState, FORMAT, "an item row")
-encode_item = _CODEC.encode
-decode_item = _CODEC.decode
+class _Row(msgspec.Struct, array_like=True):
+    """A row as it is written: pairs as arrays of little-endian numbers, keys uint64 and weights complex128 or float64."""
+
+    applied: dict[str, tuple[int, int]]
+    count: int
+    first_time: int
+    last_time: int
+    popularity: list[float]
+    popularity_time: int
+    pairs: tuple[bytes, bytes]
+    session: tuple[bytes, bytes]
+    mass: float
+    published_mass: float
+
+
+_CODEC = RowCodec(_Row, FORMAT, "an item row")
+
+
+def encode_item(row: ItemState) -> bytes:
+    """The row as bytes."""
+    written = _Row(
+        row.applied,
+        row.count,
+        row.first_time,
+        row.last_time,
+        row.popularity,
+        row.popularity_time,
+        _arrays(row.pairs, "<c16"),
+        _arrays(row.session, "<f8"),
+        row.mass,
+        row.published_mass,
+    )
+    return _CODEC.encode(written)
+
+
+def decode_item(raw: bytes) -> ItemState:
+    """The row again.
+
+    Raises:
+        StateError: the bytes are of an unknown format, or damaged.
+    """
+    row = _CODEC.decode(raw)
+    try:
+        pairs, session = _dict(row.pairs, "<c16"), _dict(row.session, "<f8")
+    except ValueError as problem:
+        raise StateError("state_damaged", str(problem), "an item row", "remove the state folder: it is rebuilt") from problem
+    return ItemState(
+        row.applied,
+        row.count,
+        row.first_time,
+        row.last_time,
+        row.popularity,
+        row.popularity_time,
+        pairs,
+        session,
+        row.mass,
+        row.published_mass,
+    )
+
+
+def _arrays(weights: Mapping[int, complex], kind: str) -> tuple[bytes, bytes]:
+    n = len(weights)
+    return np.fromiter(weights, "<u8", n).tobytes(), np.fromiter(weights.values(), kind, n).tobytes()
+
+
+def _dict(arrays: tuple[bytes, bytes], kind: str) -> dict[int, Any]:
+    keys, values = np.frombuffer(arrays[0], "<u8"), np.frombuffer(arrays[1], kind)
+    return dict(zip(keys.tolist(), values.tolist(), strict=True))

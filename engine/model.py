@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,8 +51,7 @@ class Ask:
     reasons: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(msgspec.Struct, frozen=True, gc=False):
     """One place of a list; the reasons' weights add up to the score."""
 
     item_id: str
@@ -234,13 +234,11 @@ class Model:
 
     def _found(self, lists: kernels.Lists, asks: Sequence[Ask], names: Sequence[Sequence[str]]) -> Iterator[list[Ranked]]:
         """The lists that the loops have filled in."""
-        items, counts, bests, scores = self.catalogue.items, lists.count.tolist(), lists.best.tolist(), lists.score.tolist()
-        told = reasons_of(lists, names) if any(ask.reasons for ask in asks) else [None] * len(asks)
-        for count, best, score, reasons in zip(counts, bests, scores, told, strict=True):
-            yield [
-                Ranked(cast("Item", items[best[place]]).item_id, score[place], () if reasons is None else reasons[place])
-                for place in range(count)
-            ]
+        items, rows = self.catalogue.items, zip(lists.count.tolist(), lists.best.tolist(), lists.score.tolist(), strict=True)
+        told = reasons_of(lists, names) if any(ask.reasons for ask in asks) else repeat([])
+        for (count, best, score), ask, reasons in zip(rows, asks, told, strict=False):
+            ids = [cast("Item", items[at]).item_id for at in best[:count]]
+            yield list(map(Ranked, ids, score, reasons if ask.reasons else repeat(())))
 
     def _ranking(self, ask: Ask, found: list[Ranked], unknown: Sequence[str]) -> Ranking:
         items = found + _unknown(unknown, found) if unknown else found

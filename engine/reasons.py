@@ -10,7 +10,7 @@ terms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate, chain, pairwise
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ _OF = {
     **dict.fromkeys(("date", "date_last"), "similar_date"),
     "popularity_gap": "similar_popularity",
 }
+_KINDS = np.array(KINDS, object)
 KIND_OF = np.array([KINDS.index(_OF[name]) if name in _OF else -1 for name in NAMES], np.int64)
 """(F,): the kind that a feature adds to as a whole; -1 for those that are shared out among history items."""
 
@@ -57,14 +58,14 @@ def lists_for(count: int, most: int, *, told: bool) -> kernels.Lists:
 
 def reasons_of(lists: kernels.Lists, names: Sequence[Sequence[str]]) -> list[list[tuple[Reason, ...]]]:
     """The reasons of each place of each list, largest first. `names`: the ids of each user's recent items."""
-    columns: list[Any] = [lists.count.tolist(), lists.parts.tolist(), lists.kind.tolist(), lists.slot.tolist(), lists.weight.tolist()]
-    out = []
-    for known, (count, parts, kinds, slots, weights) in zip(names, zip(*columns, strict=True), strict=True):
-        ids = (*known, None)  # -1 names none
-        out.append(
-            [
-                tuple([Reason(KINDS[k], ids[s], w) for k, s, w in zip(kinds[n][: parts[n]], slots[n], weights[n], strict=False)])
-                for n in range(count)
-            ]
-        )
+    told = np.arange(kernels.PARTS) < lists.parts[:, :, None]
+    known = np.array([None, *chain.from_iterable(names)], object)
+    starts = np.array([0, *accumulate(map(len, names))][: len(names)], np.int64) + 1
+    place = np.where(lists.slot < 0, 0, lists.slot + starts[:, None, None])[told]  # in `known`; 0 names none
+    made = list(map(Reason, _KINDS[lists.kind[told]].tolist(), known[place].tolist(), lists.weight[told].tolist()))
+    ends = [0, *accumulate(lists.parts.ravel().tolist())]
+    most, out = lists.parts.shape[1], []
+    for row, count in enumerate(lists.count.tolist()):
+        at = ends[row * most : row * most + count + 1]
+        out.append([tuple(made[start:end]) for start, end in pairwise(at)])
     return out

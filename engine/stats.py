@@ -6,6 +6,7 @@ Popularity is kept on a forward-decayed scale: between two events nothing has to
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 
 import msgspec
 import numpy as np
@@ -97,16 +98,15 @@ class ItemStats:
         """The `most` pairs that are strongest by weight / sqrt(count of the other), of all time and of the season; `time` (ms): when the
         weights given are to be those of.
         """
-        lasting_, season_, session_ = pairs
-        if not lasting_:
+        if not pairs.pairs:
             return _NONE
-        others = self._places(list(lasting_))
-        slow, fast = pair_scale(time, self.decay)
-        weights = np.zeros((KINDS, len(others)))
-        weights[0], weights[1] = list(lasting_.values()), list(season_.values())
-        if session_:
-            weights[2] = [session_.get(key, 0.0) for key in lasting_]
-        weights /= [[slow], [fast], [slow]]
+        keys = list(pairs.pairs)
+        others, scale = self._places(keys), pair_scale(time, self.decay)
+        both = np.fromiter(pairs.pairs.values(), np.complex128, len(keys))
+        weights = np.zeros((KINDS, len(keys)))
+        weights[0], weights[1] = both.real / scale.real, both.imag / scale.imag
+        if pairs.session:
+            weights[2] = np.fromiter(map(pairs.session.get, keys, repeat(0.0)), np.float64, len(keys)) / scale.real
         if len(others) > self.most:
             lasting, season = weights[:2] / np.sqrt(self.count[others] + 5.0)
             first = int(LASTING * self.most)

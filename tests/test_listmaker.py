@@ -16,7 +16,7 @@ from engine.model import Ask, Ranked, Ranking
 from engine.reasons import Reason
 from engine.records import Request
 from engine.user import Position, UserState, user_key
-from streams.listmaker import HEADERS_BYTES, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
+from streams.listmaker import AT_ONCE, HEADERS_BYTES, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
 from streams.metrics import Metrics
 
 PLACE = Position("events", 1, 0, 7)
@@ -63,6 +63,13 @@ class World:
 
     def drafts(self, asks: Sequence[Ask]) -> Any:
         return [SimpleNamespace(asks=asks, fill=lambda: None)]
+
+    def __len__(self) -> int:
+        return AT_ONCE + 1  # always in the thread
+
+    @property
+    def catalogue(self) -> World:
+        return self
 
     def rankings(self, draft: Any) -> list[Ranking]:
         asks: Sequence[Ask] = draft.asks
