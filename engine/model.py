@@ -96,6 +96,7 @@ class Model:
         self.ranker = Ranker()
         self.generation = NO_GENERATION
         self._rules: RuleSet = compile_rules(())
+        self._weighted: tuple[Floats, Ranker, int, Floats, Floats] | None = None
         self._masks: dict[str, NDArray[np.bool_]] = {}  # rule id -> items it matches, until rules or catalogue change
 
     def use_generation(self, generation: Generation) -> None:
@@ -220,9 +221,16 @@ class Model:
         )
         most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
-        weights = self.ranker.weights().astype(np.float32)
-        base = weights[:, : len(SHARED)] @ common.features
+        weights, base = self._weights(common.features)
         return Draft(asks, unknown, lists, names, (common.world(near), tastes, wanted, lists, weights, base, KIND_OF, 10.0**DIGITS))
+
+    def _weights(self, shared: Floats) -> tuple[Floats, Floats]:
+        """Weights (SITUATIONS, F) and what the shared features add under them (SITUATIONS, N), kept until either changes."""
+        known, ranker = self._weighted, self.ranker
+        if known is None or known[0] is not shared or known[1] is not ranker or known[2] != ranker.version:
+            weights = ranker.weights().astype(np.float32)
+            known = self._weighted = (shared, ranker, ranker.version, weights, weights[:, : len(SHARED)] @ shared)
+        return known[3], known[4]
 
     def rankings(self, draft: Draft) -> list[Ranking]:
         """The lists of a draft that has been filled in."""

@@ -346,7 +346,7 @@ class BatchConsumer(driver.Consumer):
         if self._ended or self.app.failure is not None:
             return False
         try:
-            return await self.app.checkpoint.run(self)
+            return await self.app.checkpoint.run(self, whole=self.app.checkpoint.hurry or self.app.dirty >= self.app.max_dirty)
         except Exception as exc:  # noqa: BLE001 - whatever it is, rows and offsets can't be trusted to go together any more
             await self.app.fail(exc)
             return False
@@ -564,6 +564,11 @@ class BatchApp(faust.App):
 
     # -- running
 
+    @property
+    def dirty(self) -> int:
+        """Rows changed since the last checkpoint, in all tables."""
+        return sum(table.dirty for table in self.checkpoint_tables)
+
     async def admit(self) -> None:
         """Return when another batch may begin: few enough records under way, and few enough dirty rows.
 
@@ -571,15 +576,13 @@ class BatchApp(faust.App):
             DeliveryError: a record could not be delivered.
         """
         await self.outbox.ready()
-        dirty = sum(table.dirty for table in self.checkpoint_tables)
-        if dirty < self.max_dirty:
+        if self.dirty < self.max_dirty:
             return
         if not self.checkpoint.running:
             self.add_future(self.consumer.commit())
-        while dirty >= 2 * self.max_dirty and self.checkpoint.running and self.failure is None:
+        while self.dirty >= 2 * self.max_dirty and self.checkpoint.running and self.failure is None:
             self.checkpoint.hurry = True
             await asyncio.sleep(0.005)
-            dirty = sum(table.dirty for table in self.checkpoint_tables)
         self.checkpoint.hurry = False
 
     async def fail(self, exc: BaseException) -> None:

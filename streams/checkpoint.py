@@ -22,6 +22,9 @@ What a crash leaves behind, by the last step done:
 
 So a row that recovery brings back ahead of the committed offset has its derived records acknowledged, if they were published before step 1.
 
+A table whose rows are large may take part in one checkpoint of `every` only. Between them, the topics that lead to its rows (`sources`) are
+not committed either, so the steps hold for them as for all others; after a crash more of their records come again.
+
 It runs on the event loop in slices of `slice_s` with pauses of at least `pause_s` between, so that a list waits for one slice at most;
 under load a slice may take half as long as the pause before it lasted.
 """
@@ -133,6 +136,7 @@ class Checkpoint:
         self._outbox = outbox
         self._slice_s, self._pause_s, self._lease_s, self._clock = slice_s, pause_s, lease_s, clock
         self._lock = asyncio.Lock()
+        self._round: dict[str, int] = {}  # table -> checkpoints since it last took part
         self.stats = Stats()
         self.hurry = False
         """Whether reading waits for the checkpoint: then it makes no pauses."""
@@ -142,8 +146,12 @@ class Checkpoint:
         """Whether one is under way."""
         return self._lock.locked()
 
-    async def run(self, group: Group) -> bool:
+    async def run(self, group: Group, *, whole: bool = True) -> bool:
         """Make one checkpoint, after the one under way; whether it was completed (also if there was nothing to do).
+
+        Args:
+            group: the consumer.
+            whole: all tables take part, not only those whose turn it is.
 
         Raises:
             DeliveryError: a record could not be delivered: nothing was committed, and nothing may be from now on.
@@ -152,8 +160,10 @@ class Checkpoint:
             started = self._clock()
             pace = _Pace(self._slice_s, lambda: 0.0 if self.hurry else self._pause_s, self._clock)
             # 1. offsets and dirty rows, in one turn of the event loop
-            offsets = dict(group.committable())
-            parts = self._take()
+            tables = self._due(whole=whole)
+            left = {topic for table in self._tables if table not in tables for topic in table.sources}
+            offsets = {tp: offset for tp, offset in group.committable().items() if tp.topic not in left}
+            parts = self._take(tables)
             if not offsets and not parts:
                 return True
             try:
@@ -209,9 +219,19 @@ class Checkpoint:
         if offsets and not await group.commit_done(offsets):
             raise _Lost
 
-    def _take(self) -> list[_Part]:
-        parts = []
+    def _due(self, *, whole: bool) -> list[CheckpointTable[Any]]:
+        """The tables whose turn it is."""
+        found = []
         for table in self._tables:
+            self._round[table.name] = self._round.get(table.name, 0) + 1
+            if whole or self._round[table.name] >= table.every:
+                self._round[table.name] = 0
+                found.append(table)
+        return found
+
+    def _take(self, tables: Sequence[CheckpointTable[Any]]) -> list[_Part]:
+        parts = []
+        for table in tables:
             for rows in table.owned:
                 if rows.dirty:
                     rows.take()

@@ -34,6 +34,8 @@ HIGH_WATER = 4_000
 """Users waiting for a list from which on no further batch is applied: the rest waits in Kafka, where it is durable."""
 AT_ONCE = 16_384
 """Users x items from which on lists are worked out beside the event loop: 0.25 ms of work."""
+LESSONS, LESSONS_S = 8, 0.2
+"""Examples made at once, at most, and how long the first one waits for others."""
 HEADERS_BYTES = 1_024
 """Room in a record for the key and the headers beside the list."""
 
@@ -137,13 +139,16 @@ class ListMaker:
         size: int,
         encode_example: Callable[[Example], bytes],
         latest: Callable[[], int] = lambda: 0,
+        lessons_s: float = LESSONS_S,
         clock: Callable[[], float] = time,
     ) -> None:
+        self._lessons_s = lessons_s
         self._users, self._model, self._engine, self._outbox = users, model, engine, outbox
         self._metrics, self._targets, self._size, self._encode_example = metrics, targets, size, encode_example
         self._standing: dict[tuple[int, str], Standing] = {}
         self._answers: deque[Answer] = deque()
         self._lessons: deque[Lesson] = deque()
+        self._lessons_due = False
         self._latest, self._clock = latest, clock
         self._forgotten: set[tuple[int, str]] = set()  # since the lists under way were begun
         self._wake = asyncio.Event()
@@ -185,10 +190,18 @@ class ListMaker:
         self._notify()
 
     def learn(self, job: Lesson) -> None:
-        """Ask for an example."""
+        """Ask for an example; it may wait for others a little, since each record has its price."""
         job.owed.jobs += 1
         self._lessons.append(job)
-        self._notify()
+        if len(self._lessons) == 1:
+            self._lessons_due = False
+            asyncio.get_running_loop().call_later(self._lessons_s, self._time_for_lessons)
+        elif len(self._lessons) == LESSONS:
+            self._time_for_lessons()
+
+    def _time_for_lessons(self) -> None:
+        self._lessons_due = True
+        self._wake.set()
 
     async def room(self) -> None:
         """Return when few enough users wait."""
@@ -199,7 +212,7 @@ class ListMaker:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._answers or self._standing or self._lessons:
+            while self._answers or self._standing or (self._lessons and self._lessons_due):
                 await self._turn()
                 self._metrics.pending.set(len(self._standing))
                 if len(self._standing) < HIGH_WATER:
@@ -216,7 +229,7 @@ class ListMaker:
         """One batch of each kind."""
         answers = [self._answers.popleft() for _ in range(min(len(self._answers), self._size))]
         standing = [self._standing.pop(key) for key in _first(self._standing, max(1, self._size - len(answers)))]
-        lessons = [self._lessons.popleft() for _ in range(min(len(self._lessons), 8))]
+        lessons = [self._lessons.popleft() for _ in range(min(len(self._lessons), LESSONS) if self._lessons_due else 0)]
         self._forgotten.clear()
         now = round(self._clock() * 1000)
         work: list[Work] = []

@@ -273,6 +273,7 @@ class CheckpointTable(faust.Table[bytes, bytes], Generic[R]):
         new, encode, decode: make, write and read a row; `encode` must not keep or change it.
         max_rows: rows kept in memory over all partitions; more only while they are dirty.
         prefix: the installation's topic prefix.
+        every, sources: it takes part in one checkpoint of `every`; these topics (full names) lead to its rows, see `streams.checkpoint`.
         block_cache_bytes, write_buffer_bytes: RocksDB's memory for each partition (cache + 2 × buffer).
     """
 
@@ -289,10 +290,13 @@ class CheckpointTable(faust.Table[bytes, bytes], Generic[R]):
         decode: Callable[[bytes], R],
         max_rows: int = MAX_ROWS,
         prefix: str = "",
+        every: int = 1,
+        sources: Sequence[str] = (),
         block_cache_bytes: int = BLOCK_CACHE_BYTES,
         write_buffer_bytes: int = WRITE_BUFFER_BYTES,
         **kwargs: Any,
     ) -> None:
+        self.every, self.sources = every, frozenset(sources)
         self._new, self._encode_row, self._decode_row = new, encode, decode
         self.max_rows = max_rows
         self._prefix = prefix

@@ -42,6 +42,8 @@ SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "re
 """Sources whose offsets stand in state, by the name of `Names`."""
 MIB = 1024 * 1024
 WATCH_S = 1.0
+ITEMS_EVERY = 4
+"""Checkpoints of which one writes the items' rows: up to 13 kB each, and a few hundred events change them all."""
 HOLD_S = 0.2
 """How long pair deltas wait for more. A record costs some 300 µs on its way through Faust, so one per event and partition would cost more
 than the event's list; neighbours are published every 0.25 s at best, so nobody waits longer."""
@@ -88,7 +90,15 @@ class Worker:
             "max_rows": settings.rows_in_memory,
         }
         self.users = self.app.checkpoint_table("users", new=UserState, encode=encode_user, decode=decode_user, **budget)
-        self.items = self.app.checkpoint_table("items", new=ItemState, encode=encode_item, decode=decode_item, **budget)
+        self.items = self.app.checkpoint_table(
+            "items",
+            new=ItemState,
+            encode=encode_item,
+            decode=decode_item,
+            every=ITEMS_EVERY,
+            sources=(names.pairs, names.examples),
+            **budget,
+        )
         self.engine = EngineThread()
         decay = Decay()
         self.model = Model(decay=decay, neighbours=settings.neighbour_cap)

@@ -35,7 +35,7 @@ class Bench:
         self.sent: dict[bytes, bytes | None] = {}
         self.meanwhile: dict[str, Any] = {}
         self.rows: Rows[bytearray] = Rows("users", 0, self.db, new=bytearray, encode=bytes, decode=bytearray, limit=lambda: 1_000)
-        table: Any = SimpleNamespace(owned=[self.rows], changelog_topic_name="_users-changelog")
+        table: Any = SimpleNamespace(owned=[self.rows], changelog_topic_name="_users-changelog", name="users", every=1, sources=())
         self.checkpoint = Checkpoint([table], self, slice_s=0.0, pause_s=0.0)  # type: ignore[arg-type]
 
     def _step(self, name: str) -> None:
@@ -100,6 +100,26 @@ def test_order(bench: Bench) -> None:
     assert bench.sent == {b"a": b"1", b"b": b"1"}
     assert bench.stored() == {b"a": b"1", b"b": b"1", OFFSET_KEY: b"4"}
     assert (bench.checkpoint.stats.runs, bench.checkpoint.stats.rows, bench.checkpoint.stats.changelog_bytes) == (1, 2, 2)
+
+
+def test_large_rows_take_part_seldom(bench: Bench) -> None:
+    """A table that takes part in one of two is left out together with the topics that lead to it; a whole one leaves out none."""
+    table: Any = SimpleNamespace(owned=[bench.rows], changelog_topic_name="_users-changelog", name="users", every=2, sources=("events",))
+    checkpoint = Checkpoint([table], bench, slice_s=0.0, pause_s=0.0)  # type: ignore[arg-type]
+    other = TP("users", 0)
+    bench.offsets = {EVENTS: 10, other: 5}
+    committed: list[Any] = []
+
+    async def commit_done(offsets: Mapping[TP, int]) -> bool:
+        committed.append(dict(offsets))
+        return True
+
+    bench.commit_done = commit_done  # type: ignore[method-assign]
+    for whole in (False, False, True):
+        bench.rows.edit(b"a").extend(b"1")
+        assert asyncio.run(checkpoint.run(bench, whole=whole))
+    assert committed == [{other: 5}, {EVENTS: 10, other: 5}, {EVENTS: 10, other: 5}]
+    assert checkpoint.stats.rows == 2 + 1
 
 
 def test_later_changes_wait(bench: Bench) -> None:

@@ -31,6 +31,7 @@ class World:
         self.meanwhile: Callable[[], None] = lambda: None
         self.generation = "g1"
         self.lock = asyncio.Lock()
+        self.lessons: list[Lesson] = []
         self.found: dict[bytes, UserState] = {user_key(name.encode()): UserState(events=1) for name in ("ann", "bob", "poison")}
         self.part: Any = SimpleNamespace(get=self.found.get, closed=False)
         anything: Any = self
@@ -43,6 +44,7 @@ class World:
             Targets("lists", "responses", "examples", 3, 1_000, max_bytes),
             size=64,
             encode_example=lambda example: b"example",
+            lessons_s=0.0,
             clock=lambda: 1_700_000_000.0,
         )
         self.batch: Any = SimpleNamespace(ended=0)
@@ -98,6 +100,8 @@ class World:
         """Pay the handler's own part and let the maker work."""
 
         async def work() -> None:
+            for lesson in self.lessons:
+                self.maker.learn(lesson)
             self.owed.paid()
             task = asyncio.create_task(self.maker.run())
             for _ in range(turns):
@@ -116,7 +120,7 @@ def test_all_is_paid_once_all_is_published() -> None:
     world.standing("ann")  # coalesced
     world.standing("bob")
     world.answer("ann")
-    world.maker.learn(Lesson(TASTE, 1, PLACE, world.owed))
+    world.lessons.append(Lesson(TASTE, 1, PLACE, world.owed))
     seen: list[int] = []
     world.meanwhile = lambda: seen.append(world.batch.ended)
     topics = [topic for topic, _, _ in world.run()]
@@ -156,7 +160,7 @@ def test_poison() -> None:
     world.standing("poison", "poison")
     world.answer("bob", exclude=("poison",))
     for item in (13, 14):
-        world.maker.learn(Lesson(TASTE, item, PLACE, world.owed))
+        world.lessons.append(Lesson(TASTE, item, PLACE, world.owed))
     out = world.run()
     assert [key for topic, key, _ in out if topic == "lists"] == [b"home:ann"]
     answers = [json.loads(value or b"") for topic, _, value in out if topic == "responses"]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.features import NAMES
+from engine.features import NAMES, SITUATIONS
 from engine.model import Ask
+from engine.ranker import Ranker
 from tests.little_shop import DIMS, Shop
 
 KINDS = {
@@ -21,8 +22,7 @@ KINDS = {
 def test_reasons_add_up_to_the_score(seed: int, user: str, searched: bool) -> None:
     """Rule: for any weights and any user, the parts of each listed item add up to the score that ordered the list, within 1 %."""
     shop, rng = SHOP, np.random.default_rng(seed)
-    shop.model.ranker.common[:] = rng.normal(size=len(NAMES))
-    shop.model.ranker.own[:] = rng.normal(size=shop.model.ranker.own.shape)
+    shop.model.ranker = Ranker(rng.normal(size=len(NAMES)), rng.normal(size=(SITUATIONS, len(NAMES))))
     query = rng.normal(size=DIMS).astype(np.float32) if searched else None
     taste = shop.taste(user)
     told, plain = shop.model.rank([Ask(taste, 25, query=query), Ask(taste, 25, query=query, reasons=False)])
