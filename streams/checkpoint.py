@@ -2,7 +2,8 @@
 
 The steps, with the same numbers in `Checkpoint.run`:
 
-1. Take, together and at once, the offsets up to which every record is done and the rows that are dirty. Rows are copied on write from here.
+1. Publish what is held back (`before`), then take, all at once, the offsets up to which every record is done and the rows that are dirty.
+   Rows are copied on write from here. What is held back belongs to rows that say their events are known: lost with a crash, it stays lost.
 2. Wait until every output record published so far is acknowledged.
 3. Prove that the partitions are still ours: commit an offset that is committed already. The broker refuses a member it has given up, which
    therefore never writes old rows behind the new owner's.
@@ -138,6 +139,8 @@ class Checkpoint:
         self._lock = asyncio.Lock()
         self._round: dict[str, int] = {}  # table -> checkpoints since it last took part
         self.stats = Stats()
+        self.before: list[Callable[[], None]] = []
+        """Called at step 1: each publishes what it has held back of what its rows already say."""
         self.hurry = False
         """Whether reading waits for the checkpoint: then it makes no pauses."""
 
@@ -159,7 +162,9 @@ class Checkpoint:
         async with self._lock:
             started = self._clock()
             pace = _Pace(self._slice_s, lambda: 0.0 if self.hurry else self._pause_s, self._clock)
-            # 1. offsets and dirty rows, in one turn of the event loop
+            # 1. what is held back, offsets and dirty rows, in one turn of the event loop
+            for publish in self.before:
+                publish()
             tables = self._due(whole=whole)
             left = {topic for table in self._tables if table not in tables for topic in table.sources}
             offsets = {tp: offset for tp, offset in group.committable().items() if tp.topic not in left}

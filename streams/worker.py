@@ -159,6 +159,7 @@ class Worker:
                 generation=lambda: self.model.generation,
             )
             self.intakes.append(intake)
+            self.app.checkpoint.before.append(intake.flush)
             self.app.batch_agent(getattr(names, SOURCES[source]), intake.handle)
         self.owner = ItemOwner(
             self.items,

@@ -102,6 +102,13 @@ def test_order(bench: Bench) -> None:
     assert (bench.checkpoint.stats.runs, bench.checkpoint.stats.rows, bench.checkpoint.stats.changelog_bytes) == (1, 2, 2)
 
 
+def test_what_is_held_back_is_published_before_rows_are_taken(bench: Bench) -> None:
+    """A row that says an event is known is never written before what the event led to is acknowledged."""
+    bench.checkpoint.before.append(lambda: bench.steps.append("held"))
+    assert bench.run()
+    assert bench.steps[:3] == ["held", "committable", "barrier"]
+
+
 def test_large_rows_take_part_seldom(bench: Bench) -> None:
     """A table that takes part in one of two is left out together with the topics that lead to it; a whole one leaves out none."""
     table: Any = SimpleNamespace(owned=[bench.rows], changelog_topic_name="_users-changelog", name="users", every=2, sources=("events",))
