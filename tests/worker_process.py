@@ -324,9 +324,9 @@ class Installation:
         """Each worker's warnings and errors, cut, and the last lines of its log."""
         found = []
         for worker in self.workers:
-            lines = [line[:1500] for line in worker.log().splitlines()]
-            grave = [line for line in lines if any(f"level={level}" in line for level in ("warning", "error", "critical"))]
-            found += [f"-- {worker.state.name}", *grave[:30], "-- at the end", *lines[-8:]]
+            lines = worker.log().splitlines()
+            grave = [line[:2_000] for line in lines if any(f"level={level}" in line for level in ("warning", "error", "critical"))]
+            found += [f"-- {worker.state.name}", *grave[:3], "-- at the end", *(line[:300] for line in lines[-5:])]
         return "\n".join(found)
 
 
