@@ -312,7 +312,7 @@ class BatchConsumer(driver.Consumer):
         self._epoch += 1  # a fetch begun while the seek was under way is as doubtful as one begun before
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Look whether a partition stands still, unless aiokafka is still looking its position up: then it asserts, and Faust would stop."""
+        """Look whether a partition stands still; not while aiokafka looks its position up: it would assert, and Faust would stop."""
         try:
             super().verify_event_path(now, tp)
         except (AssertionError, IllegalStateError):

@@ -31,7 +31,7 @@ from streams.listmaker import Lesson, ListMaker, Owed, Standing
 from streams.metrics import Metrics
 from streams.origins import ALIAS, MERGED, MOST_BYTES, ORIGIN, Headers, headers_of, origin_of, read_origin, through, went_through
 from streams.outbox import Outbox
-from streams.table import CheckpointTable
+from streams.table import CheckpointTable, Rows
 
 MOST_HELD = 2_000
 """Deltas held back at most: some 300 kB in one record."""
@@ -84,7 +84,7 @@ class Intake:
         self._metrics, self._epochs, self._rules = metrics, epochs, rules
         self._routed_topic, self._pairs_topic, self._generation, self._clock = routed_topic, pairs_topic, generation, clock
         self._encode = msgspec.msgpack.Encoder().encode
-        self._held: list[tuple[Owed, int, dict[int, list[PairDelta]]]] = []
+        self._held: list[tuple[Owed, Rows[UserState], int, dict[int, list[PairDelta]]]] = []
         self._held_deltas = 0
         self._allowance, self._allowed_at = 0.0, clock()
         self._counts = {outcome: metrics.events.labels(outcome) for outcome in (*(v.value for v in Verdict), "rerouted", "dead")}
@@ -118,7 +118,7 @@ class Intake:
             except BadRecord as problem:
                 self._dead.send(problem, record)
                 self._counts["dead"].inc()
-        self._hold_pairs(owed, epoch, deltas)
+        self._hold_pairs(owed, rows, epoch, deltas)
         owed.paid()
 
     def _apply(
@@ -196,27 +196,31 @@ class Intake:
         for part in {key % n, *(other % n for other in others)}:
             deltas[part].append(delta)
 
-    def _hold_pairs(self, owed: Owed, epoch: int, deltas: dict[int, list[PairDelta]]) -> None:
+    def _hold_pairs(self, owed: Owed, rows: Rows[UserState], epoch: int, deltas: dict[int, list[PairDelta]]) -> None:
         """Keep a batch's deltas for the next `flush`; the batch is not acknowledged before."""
         if deltas:
             owed.jobs += 1
-            self._held.append((owed, epoch, deltas))
+            self._held.append((owed, rows, epoch, deltas))
             self._held_deltas += sum(map(len, deltas.values()))
             if not self._rules.hold_s or self._held_deltas >= MOST_HELD:
                 self.flush()
 
     def flush(self) -> None:
-        """Send the deltas that are held, one record per source partition and target; those of lost batches come again elsewhere."""
+        """Send the deltas that are held, one record per source partition and target.
+
+        Not where the rows have been let go: then the events come again, wherever that is. A batch that is merely read again finds rows that
+        know its events, and would not lead to these deltas a second time.
+        """
         held, self._held, self._held_deltas = self._held, [], 0
         together: dict[tuple[int, int, int], list[PairDelta]] = defaultdict(list)
-        for owed, epoch, deltas in held:
-            if not owed.batch.lost:
+        for owed, rows, epoch, deltas in held:
+            if not rows.closed:
                 for target, found in deltas.items():
                     together[owed.batch.partition, epoch, target] += found
         for (partition, epoch, target), found in together.items():
             value = self._encode(PairBatch(self._source, epoch, partition, tuple(found)))
             self._outbox.publish(self._pairs_topic, None, value, target)
-        for owed, _, _ in held:
+        for owed, *_ in held:
             owed.paid()
 
     async def run(self) -> None:
