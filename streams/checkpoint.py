@@ -166,7 +166,8 @@ class Checkpoint:
             for publish in self.before:
                 publish()
             tables = self._due(whole=whole)
-            left = {topic for table in self._tables if table not in tables for topic in table.sources}
+            taking_part = {table.name for table in tables}  # by name: Faust's tables are mappings, and equal when they are empty
+            left = {topic for table in self._tables if table.name not in taking_part for topic in table.sources}
             offsets = {tp: offset for tp, offset in group.committable().items() if tp.topic not in left}
             parts = self._take(tables)
             if not offsets and not parts:
