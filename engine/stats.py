@@ -22,6 +22,7 @@ ASKED_BEFORE = 10.0
 """Half-lives that counts are taken back at most for a list that is asked for a time before the newest event."""
 
 
+LARGEST = 1e30  # weight as of a time so long before the pairs' own that it would not fit
 LASTING = 0.6  # share of a neighbour list for the strongest of all time; the rest goes to the strongest of the season
 _NONE = Neighbours(np.zeros(0, np.int32), np.zeros((KINDS, 0), np.float32), 0)
 
@@ -114,7 +115,7 @@ class ItemStats:
             rest = order[first:]
             kept = np.concatenate([order[:first], rest[np.argpartition(-season[rest], self.most - first)[: self.most - first]]])
             others, weights = others[kept], weights[:, kept]
-        return Neighbours(others, weights.astype(np.float32, order="C"), time)
+        return Neighbours(others, np.minimum(weights, LARGEST).astype(np.float32, order="C"), time)
 
     def _places(self, keys: list[int]) -> NDArray[np.int32]:
         """Indices of items, known or not."""
