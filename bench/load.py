@@ -80,7 +80,7 @@ class Load:
             {**config, "acks": "all", "linger.ms": 0, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000}
         )
         self._topic, self._items = events, items
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._name = np.random.default_rng(seed), f"b{seed}-"  # another load's events are other events
         share = 1.0 / np.arange(1, USERS + 1)
         self._share = share / share.sum()
         self._count = 0
@@ -111,7 +111,7 @@ class Load:
             name = f"u{users[i]}"
             at = now_ms + round((time.perf_counter() - start) * 1000)
             value = (
-                f'{{"event_id":"b{base + i}","type":"click","user_id":"{name}","item_id":"{self._items[items[i]]}","timestamp":{at}}}'
+                f'{{"event_id":"{self._name}{base + i}","type":"click","user_id":"{name}","item_id":"{self._items[items[i]]}","timestamp":{at}}}'
             ).encode()
             sent_at[i] = time.perf_counter()
             self._producer.produce(self._topic, value, name.encode(), on_delivery=delivered(i))
