@@ -110,8 +110,9 @@ class Load:
                 time.sleep(wait)  # too long by 0.1 ms or so; spinning would take the processor from what is measured
             name = f"u{users[i]}"
             at = now_ms + round((time.perf_counter() - start) * 1000)
+            number = f"{self._name}{base + i}"
             value = (
-                f'{{"event_id":"{self._name}{base + i}","type":"click","user_id":"{name}","item_id":"{self._items[items[i]]}","timestamp":{at}}}'
+                f'{{"event_id":"{number}","type":"click","user_id":"{name}","item_id":"{self._items[items[i]]}","timestamp":{at}}}'
             ).encode()
             sent_at[i] = time.perf_counter()
             self._producer.produce(self._topic, value, name.encode(), on_delivery=delivered(i))
