@@ -118,6 +118,9 @@ class Catalogue:
         at = self.index.get(item_key(item_id))
         if at is not None:
             self.listable[at] = False
+            self.items[at] = None
+            self._terms_of[at] = ()
+            self._terms_changed += 1
             self.version += 1
         return at
 

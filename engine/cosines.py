@@ -63,11 +63,12 @@ class Cosines:
             self._rows = np.zeros((self._budget // (4 * width), width), np.float32)
             self._slots.clear()
             return
-        for at in changed:
-            self._slots.pop(at, None)
         if changed and self._slots:
             owners, slots = list(self._slots), list(self._slots.values())
             self._rows[np.ix_(slots, changed)] = catalogue.vectors[owners] @ catalogue.vectors[changed].T
+            own = [at for at in changed if at in self._slots]
+            if own:
+                self._rows[[self._slots[at] for at in own], : len(catalogue)] = self._made(own)
 
     def _width(self) -> int:
         return int(len(self._catalogue) * ROOM) + 64

@@ -218,7 +218,7 @@ def tastes_of(common: Shared, tastes: Sequence[Taste]) -> tuple[kernels.Tastes, 
         np.array(recent, np.int64),
         np.array(slots, np.int64),
         np.array([t.now for t in tastes], np.int64),
-        np.array([t.together for t in tastes], np.int64),
+        np.array([sum(key in index for key in t.recent[: t.together]) for t in tastes], np.int64),
         situations(tastes),
     )
     return batch, near, [[name for _, name in one] for one in known]

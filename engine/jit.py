@@ -1,6 +1,6 @@
 """Compiles loops over arrays to machine code (numba). They run without the interpreter's lock, so the event loop goes on meanwhile.
 
-Compiled code is kept beside the source, or in NUMBA_CACHE_DIR; where nothing can be written each process compiles anew, some 10 s. numba
+Compiled code is kept beside the source, or in NUMBA_CACHE_DIR; where nothing can be written each process compiles anew, some 20 s. numba
 compiles again when the function's own file changes, and only then: constants and helpers of a kernel stand in the kernel's file.
 """
 

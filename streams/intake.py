@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import time
 from typing import Any
@@ -34,7 +34,9 @@ from streams.outbox import Outbox
 from streams.table import CheckpointTable, Rows
 
 MOST_HELD = 2_000
-"""Deltas held back at most: some 300 kB in one record."""
+"""Deltas held back at most."""
+MOST_ITEMS = 40_000
+"""Items named in one record of `_pairs` at most, at 9 bytes each: well below what a broker takes."""
 QUIET = frozenset({"impression", "search"})
 """Event types that change nothing the user should see."""
 ROUTED = "_events"
@@ -218,8 +220,9 @@ class Intake:
                 for target, found in deltas.items():
                     together[owed.batch.partition, epoch, target] += found
         for (partition, epoch, target), found in together.items():
-            value = self._encode(PairBatch(self._source, epoch, partition, tuple(found)))
-            self._outbox.publish(self._pairs_topic, None, value, target)
+            for piece in pieces(found):
+                value = self._encode(PairBatch(self._source, epoch, partition, tuple(piece)))
+                self._outbox.publish(self._pairs_topic, None, value, target)
         for owed, *_ in held:
             owed.paid()
 
@@ -242,6 +245,23 @@ class Intake:
             raise BadRecord([Problem("record", "too_large", f"{size} bytes to be passed on", expected, remedy)])
         self._outbox.publish(self._routed_topic, key, record.value, partition, list(kept.items()))
         self._counts["rerouted"].inc()
+
+
+def pieces(deltas: Sequence[PairDelta], most: int = MOST_ITEMS) -> Iterator[list[PairDelta]]:
+    """Cut deltas into lists that name some `most` items at most, one delta at least.
+
+    >>> [len(piece) for piece in pieces([PairDelta(n, 0, 1.0, 1, (2, 3)) for n in range(5)], most=8)]
+    [2, 2, 1]
+    """
+    piece, items = list[PairDelta](), 0
+    for delta in deltas:
+        if piece and items + 2 + len(delta.others) > most:
+            yield piece
+            piece, items = [], 0
+        piece.append(delta)
+        items += 2 + len(delta.others)
+    if piece:
+        yield piece
 
 
 def _has(row: UserState, event: Event, time_ms: int) -> bool:

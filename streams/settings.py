@@ -123,7 +123,7 @@ class Settings(BaseModel):
     write_buffer_mb: int = _about(4, "RocksDB's write buffer, per partition", "MiB", ge=1)
     rows_in_memory: int = _about(100_000, "users' rows held decoded in memory, per worker", "rows", ge=1000)
     max_record_bytes: int = _about(1_048_576, "largest record that is read or written", "bytes", ge=1024, le=100 * 2**20)
-    scoring_batch: int = _about(64, "users scored in one product, at most", "users", ge=1, le=4096)
+    scoring_batch: int = _about(64, "users whose lists are made in one go, at most", "users", ge=1, le=4096)
     encoder_threads: int = _about(1, "threads that one text is encoded with", "threads", ge=1, le=256)
 
     @field_validator("broker")

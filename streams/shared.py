@@ -194,7 +194,7 @@ class Shared:
                         self._rules[rule.rule_id] = rule
                 elif topic == self._names.generations and key == ACTIVE and value is not None:
                     self._wanted = read_active(value)
-            except (BadRecord, StateError, ArtefactError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
+            except (BadRecord, StateError, ArtefactError, msgspec.MsgspecError, ValueError) as problem:  # ValueError: damaged arrays
                 log.warning(
                     "broadcast_record_passed_over",
                     topic=topic,

@@ -248,10 +248,10 @@ class Worker:
             tasks += [asyncio.create_task(self._guard(part)) for part in parts]
             return await serve_app(self.app)
         finally:
+            await self.broadcast.stop()  # first: a cancelled list lets go of the model while its loops may still read it
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.broadcast.stop()
             self.engine.close()
             await web.cleanup()
 

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import kernels
-from engine.catalogue import DAY_MS
+from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
 from engine.features import PERSONAL, Shared, features_of
 from engine.model import Ask
 from engine.neighbours import NeighbourLists, Neighbours
+from engine.partition import item_key
+from engine.records import Item
 from tests.little_shop import DIMS, Shop
 
 SHOP = Shop().live()
@@ -88,6 +90,28 @@ def test_a_catalogue_too_large_for_rows_has_the_same_cosines() -> None:
     small.cosines = Cosines(SHOP.model.catalogue, budget_bytes=4 * 200 * 3)
     for name in ("text", "text_last"):
         np.testing.assert_allclose(features_of(small, taste).named(name), SHOP.model.features(taste).named(name), rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_cosines_follow_changed_vectors() -> None:
+    """Rule: after any change of vectors each row is that of its item, and no two items share one."""
+    rng, catalogue = np.random.default_rng(0), Catalogue(4)
+
+    def change(n: int) -> None:
+        vector = rng.normal(size=4).astype(np.float32)
+        catalogue.put_vector(item_key(f"i{n}"), vector / np.linalg.norm(vector))
+
+    for n in range(12):
+        catalogue.put(Item(f"i{n}", "t"))
+        change(n)
+    cosines = Cosines(catalogue)
+    cosines.of([0, 3, 5])
+    for step in range(30):
+        for n in rng.integers(12, size=2).tolist():
+            change(n)
+        places = rng.permutation(12)[:4].tolist()
+        rows, slots = cosines.of(places)
+        assert len(set(slots)) == len(places), step
+        np.testing.assert_allclose(rows[slots, :12], catalogue.vectors[places] @ catalogue.vectors[:12].T, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_compiled_twice() -> None:

@@ -143,3 +143,12 @@ def test_learning_makes_the_item_taken_stand_higher() -> None:
         assert example is not None
         shop.model.ranker.learn(example.matrix(), example.situation)
     assert rank() < before
+
+
+def test_a_removed_item_is_an_unknown_candidate() -> None:
+    """Rule: what is no longer in the catalogue is ranked last, as what never was."""
+    shop = Shop().live()
+    shop.model.catalogue.remove("i3")
+    shop.model.catalogue_changed()
+    found = shop.model.rank([Ask(shop.taste("u1"), candidates=("i3", "i2"))])[0].items
+    assert [(one.item_id, one.reasons[0].kind == "unknown_item") for one in found] == [("i2", False), ("i3", True)]
