@@ -51,6 +51,8 @@ PAUSE_S = 0.002
 LONGEST_SLICE_S = 0.02
 CHUNK = 32
 """Rows between two looks at the clock: 32 rows of 1 kB take 0.2-0.6 ms to encode and send, 0.13 ms to write."""
+BYTES_PER_S = 8_000_000
+"""Changelog sent at most, unless reading waits for it: 70 MB at once keep a broker busy for longer than a list may wait."""
 LEASE_S = 1.0
 """How long a proof of ownership holds: well below any session timeout (6 s at least)."""
 
@@ -198,11 +200,16 @@ class Checkpoint:
         confirmed = await self._confirm(group, parts)
         # 4. encode and send
         await pace.step()
+        began, sent = self._clock(), 0
         for part in parts:
             while records := part.rows.encoded(CHUNK):
+                while not self.hurry and (ahead := began + sent / BYTES_PER_S - self._clock()) > 0:
+                    await asyncio.sleep(min(ahead, 0.05))
+                    _still_open(parts)
                 if self._clock() - confirmed > self._lease_s:
                     confirmed = await self._confirm(group, parts)
                 part.records += records
+                sent += sum(len(raw or b"") for _, raw in records)
                 self._outbox.publish_many(part.topic, records, part.rows.partition, receipt=part.receipt)
                 await pace.step()
                 if self._outbox.pending > CHUNK * 100:

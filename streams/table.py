@@ -169,8 +169,8 @@ class Rows(Generic[R]):
 
     def encoded(self, count: int) -> list[Record]:
         """Encode up to `count` taken rows and give them with those encoded early; an empty list: none is left."""
-        records, self._early = self._early, []
-        taken = self._taken
+        records, taken = self._early[:count], self._taken
+        del self._early[:count]
         while taken and len(records) < count:
             key = taken.pop()
             records.append((key, self._bytes(key)))
