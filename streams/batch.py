@@ -505,8 +505,8 @@ class BatchApp(faust.App):
                 "key_serializer": "raw",
                 "store": "rocksdb://",
                 "stream_buffer_maxsize": QUEUED_BATCHES,  # counts batches
-                # Faust's default is one hot copy of each partition: twice the rows, changelog traffic and ways to recover. The changelog alone
-                # is what the fault tests prove.
+                # Faust's default is one hot copy of each partition: twice the rows and the changelog traffic, and a second way to recover.
+                # Recovery from the changelog is what the fault tests prove.
                 "table_standby_replicas": 0,
                 "stream_wait_empty": True,  # calls BatchConsumer.wait_empty
                 "topic_allow_declare": False,  # topics are made by `headwater topics create`
