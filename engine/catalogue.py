@@ -6,13 +6,14 @@ Unknown items (events name them before the catalogue does) get an index too, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.hashtable import Places
 from engine.partition import item_key
 from engine.records import Item
 
@@ -50,6 +51,7 @@ class Catalogue:
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
         self.dims = dims
         self.index: dict[int, int] = {}
+        self.places = Places()  # the same, for many at a time
         self.items: list[Item | None] = []
         self.hashes = np.zeros(capacity, np.uint64)
         self.listable = np.zeros(capacity, bool)
@@ -90,6 +92,7 @@ class Catalogue:
         at = self.index.get(key)
         if at is None:
             at = self.index[key] = len(self.items)
+            self.places.put(key, at)
             self.items.append(None)
             self._terms_of.append(())
             if at >= self.capacity:
@@ -151,10 +154,10 @@ class Catalogue:
         changed, self._changed_vectors = self._changed_vectors, {}
         return None if changed is None or len(changed) > MANY else list(changed)
 
-    def places(self, keys: Iterable[int]) -> list[int]:
+    def known(self, keys: Collection[int]) -> list[int]:
         """Indices of those of `keys` that are known."""
-        find = self.index.get
-        return [at for key in keys if (at := find(key)) is not None]
+        found = self.places.of(np.fromiter(keys, np.uint64, len(keys)))
+        return list(map(int, found[found >= 0]))
 
     def terms(self) -> Terms:
         """What items are filed under. Items that came since it was last worked out have none yet."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue, Floats
 from engine.kernels import LONGEST
@@ -21,12 +22,14 @@ AT_ONCE = 512
 
 
 class Cosines:
-    """Rows (slots, width) float32, first in first out."""
+    """Rows (slots, width) float32; where there are fewer than items, each new one takes the place of the one made longest ago."""
 
     def __init__(self, catalogue: Catalogue, budget_bytes: int = BUDGET_BYTES) -> None:
         self._catalogue, self._budget = catalogue, budget_bytes
         self._rows = np.zeros((0, 0), np.float32)
-        self._slots: dict[int, int] = {}
+        self._owner = np.zeros(0, np.int64)  # slot -> item, -1: free
+        self._slot = np.zeros(0, np.int64)  # item -> slot, -1: none
+        self._next = 0
 
     def users_at_once(self) -> int:
         """Users whose recent items surely fit together."""
@@ -37,22 +40,22 @@ class Cosines:
         n = len(self._catalogue)
         self._fit()
         if n <= len(self._rows):
-            for start in range(0, n, AT_ONCE):
-                missing = [at for at in range(start, min(n, start + AT_ONCE)) if at not in self._slots]
-                if missing:
-                    self._fill(missing, set())
+            missing = np.flatnonzero(self._slot[:n] < 0)
+            for start in range(0, len(missing), AT_ONCE):
+                self._fill(missing[start : start + AT_ONCE], missing)
 
-    def of(self, places: Sequence[int]) -> tuple[Floats, list[int]]:
+    def of(self, places: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
         """Rows of cosines with all items (rows, >= N), and which of them is that of each item of `places` (indices)."""
         self._fit()
-        needed = set(places)
-        if 2 * len(needed) > len(self._rows):  # a catalogue so large that its rows are not worth keeping
-            own = {at: slot for slot, at in enumerate(needed)}
-            return self._made(list(own)), [own[at] for at in places]
-        missing = [at for at in needed if at not in self._slots]
-        if missing:
-            self._fill(missing, needed)
-        return self._rows, [self._slots[at] for at in places]
+        if 2 * len(places) > len(self._rows):
+            needed, own = np.unique(places, return_inverse=True)
+            if 2 * len(needed) > len(self._rows):  # a catalogue so large that its rows are not worth keeping
+                return self._made(needed), own.astype(np.int64)
+        slots: NDArray[np.int64] = self._slot[places]
+        if (slots < 0).any():
+            self._fill(np.unique(places[slots < 0]), places)
+            slots = self._slot[places]
+        return self._rows, slots
 
     def _fit(self) -> None:
         """Follow the catalogue: a changed vector changes a column, many changed ones all rows."""
@@ -61,31 +64,31 @@ class Cosines:
         if changed is None or len(catalogue) > self._rows.shape[1]:
             width = self._width()
             self._rows = np.zeros((self._budget // (4 * width), width), np.float32)
-            self._slots.clear()
+            self._owner, self._slot, self._next = np.full(len(self._rows), -1), np.full(width, -1), 0
             return
-        if changed and self._slots:
-            owners, slots = list(self._slots), list(self._slots.values())
-            self._rows[np.ix_(slots, changed)] = catalogue.vectors[owners] @ catalogue.vectors[changed].T
-            own = [at for at in changed if at in self._slots]
+        slots = np.flatnonzero(self._owner >= 0)
+        if changed and len(slots):
+            self._rows[np.ix_(slots, np.array(changed))] = catalogue.vectors[self._owner[slots]] @ catalogue.vectors[changed].T
+            own = [at for at in changed if self._slot[at] >= 0]
             if own:
-                self._rows[[self._slots[at] for at in own], : len(catalogue)] = self._made(own)
+                self._rows[self._slot[own], : len(catalogue)] = self._made(own)
 
     def _width(self) -> int:
         return int(len(self._catalogue) * ROOM) + 64
 
-    def _made(self, places: Sequence[int]) -> Floats:
+    def _made(self, places: Sequence[int] | NDArray[np.int64]) -> Floats:
         vectors = self._catalogue.vectors[: len(self._catalogue)]
-        made: Floats = vectors[list(places)] @ vectors.T
+        made: Floats = vectors[places] @ vectors.T
         return made
 
-    def _fill(self, missing: Sequence[int], needed: set[int]) -> None:
-        n = len(self._catalogue)
-        for row, at in zip(self._made(missing), missing, strict=True):
-            if len(self._slots) < len(self._rows):
-                slot = len(self._slots)
-            else:
-                oldest = next(key for key in self._slots if key not in needed)
-                slot = self._slots.pop(oldest)
-            self._slots[at] = slot
-            self._rows[slot, :n] = row
-            self._rows[slot, n:] = 0.0  # items to come have no vector yet
+    def _fill(self, missing: NDArray[np.int64], needed: NDArray[np.int64]) -> None:
+        n, kept = len(self._catalogue), set(needed.tolist())
+        for row, at in zip(self._made(missing), missing.tolist(), strict=True):
+            while (owner := int(self._owner[self._next])) in kept:
+                self._next = (self._next + 1) % len(self._owner)
+            if owner >= 0:
+                self._slot[owner] = -1
+            self._slot[at], self._owner[self._next] = self._next, at
+            self._rows[self._next, :n] = row
+            self._rows[self._next, n:] = 0.0  # items to come have no vector yet
+            self._next = (self._next + 1) % len(self._owner)

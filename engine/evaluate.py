@@ -19,11 +19,12 @@ from engine.catalogue import Floats
 from engine.dataset import Dataset, Row
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
-from engine.item import Decay, ItemState, PairBatch, PairDelta, apply_deltas, rank_weights
+from engine.item import ItemState, apply_deltas
 from engine.learning import learns_from
 from engine.model import Ask as Wish
 from engine.model import Model
 from engine.neighbours import Neighbours
+from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
 from engine.records import Event
@@ -190,24 +191,24 @@ class Evaluation:
         if change.weight <= 0:
             return
         key, others = self.keys[row.item], tuple(item_key(other.item_id) for other in change.others)
-        delta = PairDelta(self.counted, round(row.time * 1000), change.weight, key, others, change.first, change.together)
+        delta = Delta(self.counted, round(row.time * 1000), key, others, change.together)
         self.counted += 1
-        apply_deltas(PairBatch("events", 1, 0, (delta,)), self._row_of, self.steps, self.decay, owner=0, owners=1)
+        apply_deltas(written("events", 1, 0, packed([delta])), self._row_of, self.steps, self.decay, owner=0, owners=1)
         self.model.stats.put(counts_of(key, self.rows[row.item]))
 
     def _row_of(self, key: int) -> ItemState:
         return self.rows[self.model.catalogue.index[key]]
 
     def _stale(self, taste: Taste) -> Iterator[tuple[int, ItemState]]:
-        for at in self.model.catalogue.places(taste.recent):
+        for at in self.model.catalogue.known(taste.recent):
             if self.rows[at].worth_publishing():
                 yield at, self.rows[at]
 
     def _publish(self, taste: Taste) -> None:
         """Publish the neighbours that an example is about to read, where a worker would have done so by now."""
         for at, row in self._stale(taste):
-            self.model.stats.neighbours.put(at, self.model.stats.choose(row.all_pairs(), row.last_time))
-            row.published_mass = row.mass
+            self.model.stats.neighbours.put(at, self.model.stats.choose(row.pairs, row.last_time))
+            row.published_mass = row.pairs.mass
 
     @contextmanager
     def _peek(self, taste: Taste) -> Iterator[None]:
@@ -216,7 +217,7 @@ class Evaluation:
         before: dict[int, Neighbours] = {}
         for at, row in self._stale(taste):
             before[at] = stats.neighbours.of(at)
-            stats.neighbours.put(at, stats.choose(row.all_pairs(), row.last_time))
+            stats.neighbours.put(at, stats.choose(row.pairs, row.last_time))
         yield
         for at, found in before.items():
             stats.neighbours.put(at, found)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,21 +207,24 @@ def days_since(times: NDArray[np.int64], now: int) -> Floats:
     return np.maximum(0.0, (now - times) / DAY_MS).astype(np.float32)
 
 
-def tastes_of(common: Shared, tastes: Sequence[Taste]) -> tuple[kernels.Tastes, Floats, list[list[str]]]:
+def tastes_of(common: Shared, tastes: Sequence[Taste]) -> tuple[kernels.Tastes, Floats, list[Sequence[str]]]:
     """A batch as compiled loops read it, the rows of cosines that it names, and the ids of each user's recent items."""
-    index = common.catalogue.index
-    known = [[(index[key], name) for key, name in zip(t.recent[:LONGEST], t.ids, strict=False) if key in index] for t in tastes]
-    recent = [at for one in known for at, _ in one]
+    listed = [t.recent[:LONGEST] for t in tastes]
+    start = starts_of(map(len, listed))
+    recent = common.catalogue.places.of(np.fromiter(chain.from_iterable(listed), np.uint64, start[-1]))
+    names: list[Sequence[str]] = [t.ids for t in tastes]
+    together = [t.together for t in tastes]
+    known = recent >= 0
+    if not known.all():
+        ends = zip(start[:-1].tolist(), start[1:].tolist(), strict=True)
+        for b, mask in enumerate([known[first:last].tolist() for first, last in ends]):
+            names[b] = list(compress(names[b], mask))
+            together[b] = sum(mask[: together[b]])
+        start = np.concatenate([[0], np.cumsum(known)])[start]
+        recent = recent[known]
     near, slots = common.cosines.of(recent)
-    batch = kernels.Tastes(
-        starts_of(map(len, known)),
-        np.array(recent, np.int64),
-        np.array(slots, np.int64),
-        np.array([t.now for t in tastes], np.int64),
-        np.array([sum(key in index for key in t.recent[: t.together]) for t in tastes], np.int64),
-        situations(tastes),
-    )
-    return batch, near, [[name for _, name in one] for one in known]
+    now = np.array([t.now for t in tastes], np.int64)
+    return kernels.Tastes(start, recent, slots, now, np.array(together, np.int64), situations(tastes)), near, names
 
 
 def starts_of(lengths: Iterable[int]) -> NDArray[np.int64]:

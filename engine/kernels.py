@@ -83,8 +83,8 @@ class Tastes(NamedTuple):
 
 
 class Asks(NamedTuple):
-    """What is to be listed for each of them: `k` items of those that `masks[mask[b]]` allows but for `hidden`, or where `fixed[b]` all of
-    `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted.
+    """What is to be listed for each of them: `k` items of those that `masks[mask[b]]` allows but for `hidden` (indices, -1: none), or
+    where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted.
     """
 
     k: Array
@@ -311,7 +311,8 @@ def choose(hashes: Array, asks: Asks, b: int, scores: Array, allowed: Array, bes
         return 0
     allowed[:] = asks.masks[asks.mask[b]]
     for at in asks.hidden[asks.hidden_start[b] : asks.hidden_start[b + 1]]:
-        allowed[at] = False
+        if at >= 0:
+            allowed[at] = False
     worst = np.float32(-np.inf)
     for at in range(len(scores)):
         if scores[at] >= worst and allowed[at]:

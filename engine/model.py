@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, repeat
 from typing import Any, cast
 
 import msgspec
@@ -19,7 +19,7 @@ from engine.catalogue import Catalogue, Floats
 from engine.errors import ArtefactError
 from engine.features import SHARED, Features, Shared, Taste, features_of, situations, starts_of, tastes_of
 from engine.generation import Generation
-from engine.item import Decay
+from engine.pairs import Decay
 from engine.partition import item_key
 from engine.ranker import Example, Ranker
 from engine.reasons import DIGITS, KIND_OF, Reason, lists_for, reasons_of
@@ -157,7 +157,7 @@ class Model:
     def open_for(self, taste: Taste) -> NDArray[np.bool_]:
         """(N,) what may be listed for this user: open, and not seen."""
         open_ = self.open_to(taste.now)
-        open_[self.catalogue.places(taste.seen)] = False
+        open_[self.catalogue.known(taste.seen)] = False
         return open_
 
     def example(self, taste: Taste, item: int, position: Position) -> Example | None:
@@ -201,17 +201,15 @@ class Model:
         tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
         extras = [QUERY_WEIGHT * (self.catalogue.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
         masks, mask_of = self._masks_for(asks)
-        hidden = [
-            [*self.catalogue.places(ask.taste.seen), *self.catalogue.places(map(item_key, ask.exclude))] if ask.candidates is None else []
-            for ask in asks
-        ]
+        hidden = [ask.taste.seen + tuple(map(item_key, ask.exclude)) if ask.candidates is None else () for ask in asks]
+        hidden_start = starts_of(map(len, hidden))
         queried = accumulate(int(ask.query is not None) for ask in asks)
         wanted = kernels.Asks(
             np.array([ask.k for ask in asks], np.int64),
             np.array(mask_of, np.int64),
             masks,
-            starts_of(map(len, hidden)),
-            np.array([at for row in hidden for at in row], np.int64),
+            hidden_start,
+            self.catalogue.places.of(np.fromiter(chain.from_iterable(hidden), np.uint64, hidden_start[-1])),
             np.array([ask.candidates is not None for ask in asks]),
             starts_of(len(places) for places, _ in candidates),
             np.array([at for places, _ in candidates for at in places], np.int64),

@@ -6,15 +6,16 @@ Popularity is kept on a forward-decayed scale: between two events nothing has to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import repeat
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue
-from engine.item import Decay, ItemState, Pairs, pair_scale
+from engine.hashtable import Keys, PairTable
+from engine.item import ItemState
 from engine.neighbours import KINDS, NeighbourLists, Neighbours
+from engine.pairs import Decay
 
 MOST_HALVES = 200.0
 """Half-lives after which the scale is moved: 2^200 is far within a double."""
@@ -95,40 +96,37 @@ class ItemStats:
         popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
         return popularity
 
-    def choose(self, pairs: Pairs, time: int) -> Neighbours:
+    def choose(self, pairs: PairTable, time: int) -> Neighbours:
         """The `most` pairs that are strongest by weight / sqrt(count of the other), of all time and of the season; `time` (ms): when the
         weights given are to be those of.
         """
-        if not pairs.pairs:
+        if not len(pairs):
             return _NONE
-        keys = list(pairs.pairs)
-        others, scale = self._places(keys), pair_scale(time, self.decay)
-        both = np.fromiter(pairs.pairs.values(), np.complex128, len(keys))
-        weights = np.zeros((KINDS, len(keys)))
-        weights[0], weights[1] = both.real / scale.real, both.imag / scale.imag
-        if pairs.session:
-            weights[2] = np.fromiter(map(pairs.session.get, keys, repeat(0.0)), np.float64, len(keys)) / scale.real
+        used = np.flatnonzero(pairs.keys)
+        others = self._places(pairs.keys[used])
+        lasting, season = (float(halves[0]) for halves in self.decay.halves(np.array([time])))
+        fading = 2.0 ** np.clip([-lasting, pairs.halves - season, -lasting], -MOST_HALVES, MOST_HALVES)
+        weights = pairs.weights[used].T * fading[:, None]
         if len(others) > self.most:
-            lasting, season = weights[:2] / np.sqrt(self.count[others] + 5.0)
+            strength = weights[:2] / np.sqrt(self.count[others] + 5.0)
             first = int(LASTING * self.most)
-            order = np.argpartition(-lasting, first)
+            order = np.argpartition(-strength[0], first)
             rest = order[first:]
-            kept = np.concatenate([order[:first], rest[np.argpartition(-season[rest], self.most - first)[: self.most - first]]])
+            kept = np.concatenate([order[:first], rest[np.argpartition(-strength[1, rest], self.most - first)[: self.most - first]]])
             others, weights = others[kept], weights[:, kept]
         return Neighbours(others, np.minimum(weights, LARGEST).astype(np.float32, order="C"), time)
 
-    def _places(self, keys: list[int]) -> NDArray[np.int32]:
+    def _places(self, keys: Keys) -> NDArray[np.int32]:
         """Indices of items, known or not."""
-        try:
-            return np.array(list(map(self.catalogue.index.__getitem__, keys)), np.int32)
-        except KeyError:
-            return np.array(list(map(self.catalogue.place, keys)), np.int32)
+        found = self.catalogue.places.of(keys)
+        for at in np.flatnonzero(found < 0).tolist():
+            found[at] = self.catalogue.place(int(keys[at]))
+        return found.astype(np.int32)
 
     def put_neighbours(self, record: NeighbourList) -> None:
         """Take over a published neighbour list."""
-        keys = np.frombuffer(record.others, "<u8").tolist()
-        others = self._places(keys)
-        weights = np.frombuffer(record.weights, "<f4").reshape(KINDS, len(keys))
+        others = self._places(np.frombuffer(record.others, "<u8"))
+        weights = np.frombuffer(record.weights, "<f4").reshape(KINDS, len(others))
         self.neighbours.put(self.catalogue.place(record.item), Neighbours(others, weights, record.time))
 
     def publishable(self, item: int, chosen: Neighbours) -> NeighbourList:

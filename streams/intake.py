@@ -18,8 +18,8 @@ import msgspec
 from engine.decode import decode_event
 from engine.errors import BadRecord, Problem
 from engine.features import taste_of
-from engine.item import PairBatch, PairDelta
 from engine.lists import Trigger
+from engine.pairs import Delta, packed, shares, written
 from engine.partition import hash64, item_key, partition_of
 from engine.records import Event
 from engine.user import Change, Limits, Position, UserState, Verdict, user_key
@@ -86,7 +86,7 @@ class Intake:
         self._metrics, self._epochs, self._rules = metrics, epochs, rules
         self._routed_topic, self._pairs_topic, self._generation, self._clock = routed_topic, pairs_topic, generation, clock
         self._encode = msgspec.msgpack.Encoder().encode
-        self._held: list[tuple[Owed, Rows[UserState], int, dict[int, list[PairDelta]]]] = []
+        self._held: list[tuple[Owed, Rows[UserState], int, list[Delta]]] = []
         self._held_deltas = 0
         self._allowance, self._allowed_at = 0.0, clock()
         self._counts = {outcome: metrics.events.labels(outcome) for outcome in (*(v.value for v in Verdict), "rerouted", "dead")}
@@ -99,7 +99,7 @@ class Intake:
         rows = self._users.rows(batch.partition)
         epoch = self._epochs.check(rows, self._source)
         owed = Owed(batch)
-        deltas: dict[int, list[PairDelta]] = defaultdict(list)
+        deltas: list[Delta] = []
         wall = self._clock()
         latest = round(wall * 1000) + self._rules.tolerance_ms
         self._allowance = min(8.0, self._allowance + (wall - self._allowed_at) * self._rules.examples_per_s)
@@ -131,7 +131,7 @@ class Intake:
         place: Position,
         position: Position,
         owed: Owed,
-        deltas: dict[int, list[PairDelta]],
+        deltas: list[Delta],
         latest: int,
         generation: str,
         headers: Headers,
@@ -167,7 +167,8 @@ class Intake:
             if "@" in place.source:
                 _bound(row)
             if change.weight > 0 and row.personalise and MERGED not in headers:
-                self._pair(position.offset, time_ms, change, key, deltas)
+                others = tuple([item_key(other.item_id) for other in change.others])
+                deltas.append(Delta(position.offset, time_ms, key, others, change.together))
                 if lesson is not None:
                     self._allowance -= 1.0
                     self._maker.learn(Lesson(lesson, key, position, owed))
@@ -191,19 +192,12 @@ class Intake:
             kept = {ALIAS: event.user_id.encode(), **({MERGED: headers[MERGED]} if MERGED in headers else {})}
             self._route(record, target, partition_of(target, self._rules.partitions), through(place, hash64(user_id)), kept)
 
-    def _pair(self, offset: int, time_ms: int, change: Change, key: int, deltas: dict[int, list[PairDelta]]) -> None:
-        others = tuple(item_key(other.item_id) for other in change.others)
-        delta = PairDelta(offset, time_ms, change.weight, key, others, change.first, change.together)
-        n = self._rules.partitions
-        for part in {key % n, *(other % n for other in others)}:
-            deltas[part].append(delta)
-
-    def _hold_pairs(self, owed: Owed, rows: Rows[UserState], epoch: int, deltas: dict[int, list[PairDelta]]) -> None:
+    def _hold_pairs(self, owed: Owed, rows: Rows[UserState], epoch: int, deltas: list[Delta]) -> None:
         """Keep a batch's deltas for the next `flush`; the batch is not acknowledged before."""
         if deltas:
             owed.jobs += 1
             self._held.append((owed, rows, epoch, deltas))
-            self._held_deltas += sum(map(len, deltas.values()))
+            self._held_deltas += len(deltas)
             if not self._rules.hold_s or self._held_deltas >= MOST_HELD:
                 self.flush()
 
@@ -214,15 +208,15 @@ class Intake:
         know its events, and would not lead to these deltas a second time.
         """
         held, self._held, self._held_deltas = self._held, [], 0
-        together: dict[tuple[int, int, int], list[PairDelta]] = defaultdict(list)
+        together: dict[tuple[int, int], list[Delta]] = defaultdict(list)
         for owed, rows, epoch, deltas in held:
             if not rows.closed:
-                for target, found in deltas.items():
-                    together[owed.batch.partition, epoch, target] += found
-        for (partition, epoch, target), found in together.items():
+                together[owed.batch.partition, epoch] += deltas
+        for (partition, epoch), found in together.items():
             for piece in pieces(found):
-                value = self._encode(PairBatch(self._source, epoch, partition, tuple(piece)))
-                self._outbox.publish(self._pairs_topic, None, value, target)
+                for target, share in shares(packed(piece), self._rules.partitions):
+                    value = self._encode(written(self._source, epoch, partition, share))
+                    self._outbox.publish(self._pairs_topic, None, value, target)
         for owed, *_ in held:
             owed.paid()
 
@@ -247,13 +241,13 @@ class Intake:
         self._counts["rerouted"].inc()
 
 
-def pieces(deltas: Sequence[PairDelta], most: int = MOST_ITEMS) -> Iterator[list[PairDelta]]:
+def pieces(deltas: Sequence[Delta], most: int = MOST_ITEMS) -> Iterator[list[Delta]]:
     """Cut deltas into lists that name some `most` items at most, one delta at least.
 
-    >>> [len(piece) for piece in pieces([PairDelta(n, 0, 1.0, 1, (2, 3)) for n in range(5)], most=8)]
+    >>> [len(piece) for piece in pieces([Delta(n, 0, 1, (2, 3)) for n in range(5)], most=8)]
     [2, 2, 1]
     """
-    piece, items = list[PairDelta](), 0
+    piece, items = list[Delta](), 0
     for delta in deltas:
         if piece and items + 2 + len(delta.others) > most:
             yield piece

@@ -14,7 +14,7 @@ import numpy as np
 from engine.catalogue import DAY_MS
 from engine.dataset import Dataset, Row
 from engine.figures import Figures, figures
-from engine.item import Decay
+from engine.pairs import Decay
 
 POPULARITY_DAYS = Decay().popularity_days
 """Half-lives of the popularity that lists are compared with: those of the engine's own channels."""

@@ -14,8 +14,10 @@ import msgspec
 from aiokafka.errors import IllegalStateError
 
 from engine.document import MAX_RECORD_BYTES
-from engine.item import Decay, ItemState, decode_item, encode_item
+from engine.item import ItemState, decode_item, encode_item
+from engine.item import warm_up as warm_up_counting
 from engine.model import Model, warm_up
+from engine.pairs import Decay
 from engine.registry import Registry
 from engine.user import Limits, UserState, decode_user, encode_user
 from streams import security, topics
@@ -232,6 +234,7 @@ class Worker:
         try:
             self.broadcast.start()
             await self.engine.call(warm_up)
+            await self.engine.call(warm_up_counting)
             await self.broadcast.caught_up.wait()
             if self.broadcast.failure is not None:
                 raise self.broadcast.failure

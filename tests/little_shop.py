@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from engine.features import Taste, taste_of
-from engine.item import ItemState, PairBatch, PairDelta, apply_deltas, rank_weights
+from engine.item import Changes, ItemState
 from engine.model import Model
+from engine.pairs import Delta, packed, rank_weights, written
 from engine.partition import item_key
 from engine.records import Event, Item
 from engine.stats import counts_of
@@ -46,15 +47,17 @@ class Shop:
         event = Event(f"e{self.offset}", kind, user, time, item, session)
         change = row.apply(event, place, self.limits, START * 2)
         others = tuple(item_key(other.item_id) for other in change.others)
-        delta = PairDelta(place.offset, time, change.weight, item_key(item), others, change.first, change.together)
+        delta = Delta(place.offset, time, item_key(item), others, change.together)
         decay, stats = self.model.stats.decay, self.model.stats
-        batch = PairBatch("events", 1, 0, (delta,))
         steps = rank_weights(decay, self.limits.pair_window)
-        touched = apply_deltas(batch, lambda key: self.rows.setdefault(key, ItemState()), steps, decay, owner=0, owners=1)
-        for key in touched.used:
-            stats.put(counts_of(key, self.rows[key]))
-        for key in touched.paired:
-            stats.put_neighbours(stats.publishable(key, stats.choose(self.rows[key].all_pairs(), self.rows[key].last_time or time)))
+        changes = Changes([written("events", 1, 0, packed([delta]))], steps, decay, owner=0, owners=1)
+        touched = {key: changes.apply(key, self.rows.setdefault(key, ItemState())) for key in changes.items}
+        for key, (used, _) in touched.items():
+            if used:
+                stats.put(counts_of(key, self.rows[key]))
+        for key, (_, paired) in touched.items():
+            if paired:
+                stats.put_neighbours(stats.publishable(key, stats.choose(self.rows[key].pairs, self.rows[key].last_time or time)))
 
     def live(self, events: int = 200, seed: int = 1) -> Shop:
         """A past of so many events of ten users, who also take items that the catalogue does not know."""

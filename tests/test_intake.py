@@ -12,7 +12,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.item import Decay, ItemState, PairBatch, apply_deltas, rank_weights
+from engine.item import ItemState, apply_deltas
+from engine.pairs import Decay, PairBatch, rank_weights
 from engine.partition import hash64, item_key, partition_of
 from engine.user import Limits, UserState, decode_user, encode_user, user_key
 from streams import surfaces

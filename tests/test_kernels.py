@@ -34,7 +34,7 @@ def test_co_visited_and_text_as_counted_the_plain_way(user: str) -> None:
     """Rule: sums over neighbours and cosines with a weighted sum of vectors, worked out with numpy from what the tables say."""
     model, taste = SHOP.model, SHOP.taste(user)
     stats, catalogue, found = model.stats, model.catalogue, features_of(Shared(model.catalogue, model.stats), taste)
-    n, places = len(catalogue), catalogue.places(taste.recent)
+    n, places = len(catalogue), catalogue.known(taste.recent)
     root = 1.0 / np.sqrt(stats.count[:n] + 5.0)
     sums = {name: np.zeros(n) for name in ("together", "together_near", "lately", "session", "basket", "together_last")}
     for slot, at in enumerate(places):
@@ -104,13 +104,13 @@ def test_rows_of_cosines_follow_changed_vectors() -> None:
         catalogue.put(Item(f"i{n}", "t"))
         change(n)
     cosines = Cosines(catalogue)
-    cosines.of([0, 3, 5])
+    cosines.of(np.array([0, 3, 5]))
     for step in range(30):
         for n in rng.integers(12, size=2).tolist():
             change(n)
-        places = rng.permutation(12)[:4].tolist()
+        places = rng.permutation(12)[:4]
         rows, slots = cosines.of(places)
-        assert len(set(slots)) == len(places), step
+        assert len(set(slots.tolist())) == len(places), step
         np.testing.assert_allclose(rows[slots, :12], catalogue.vectors[places] @ catalogue.vectors[:12].T, rtol=1e-5, atol=1e-6)
 
 
