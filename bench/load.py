@@ -20,6 +20,8 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 USERS = 10_000
 GRACE_S = 5.0
+TICK_S = 0.001
+"""What the generator sleeps at least: beyond 1,000 events/s several leave at once, up to a tick late, so that it leaves the processors alone."""
 
 
 class _List(msgspec.Struct):
@@ -75,9 +77,9 @@ class Reader:
 class Load:
     """Sends events and joins them with the lists."""
 
-    def __init__(self, config: Mapping[str, Any], events: str, items: Sequence[str], seed: int = 0) -> None:
+    def __init__(self, config: Mapping[str, Any], events: str, items: Sequence[str], *, seed: int = 0, linger_ms: int = 0) -> None:
         self._producer = Producer(
-            {**config, "acks": "all", "linger.ms": 0, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000}
+            {**config, "acks": "all", "linger.ms": linger_ms, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000}
         )
         self._topic, self._items = events, items
         self._rng, self._name = np.random.default_rng(seed), f"b{seed}-"  # another load's events are other events
@@ -107,7 +109,7 @@ class Load:
         for i in range(n):
             due = start + i / rate
             while (wait := due - time.perf_counter()) > 0:
-                time.sleep(wait)  # too long by 0.1 ms or so; spinning would take the processor from what is measured
+                time.sleep(max(wait, TICK_S))  # too long by 0.1 ms or so; spinning would take the processor from what is measured
             name = f"u{users[i]}"
             at = now_ms + round((time.perf_counter() - start) * 1000)
             number = f"{self._name}{base + i}"
@@ -115,7 +117,8 @@ class Load:
                 f'{{"event_id":"{number}","type":"click","user_id":"{name}","item_id":"{self._items[items[i]]}","timestamp":{at}}}'
             ).encode()
             sent_at[i] = time.perf_counter()
-            self._producer.produce(self._topic, value, name.encode(), on_delivery=delivered(i))
+            told = {} if reader is None else {"on_delivery": delivered(i)}
+            self._producer.produce(self._topic, value, name.encode(), **told)
             run.late_s = max(run.late_s, sent_at[i] - due)
             if i % 16 == 0:
                 self._producer.poll(0)

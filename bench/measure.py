@@ -25,6 +25,9 @@ LISTS_PER_EVENT = 0.8
 LAG_GROWTH = 0.02
 """Events not in state at the end, as a share of those sent in the run, from which on the lag is said to grow."""
 
+LINGER_MS = 5
+"""How long the generator's client gathers records where rates are measured: the default of librdkafka. For freshness it sends at once."""
+
 Say = Callable[[str], None]
 
 
@@ -60,7 +63,7 @@ def sustained(subject: Subject, items: Sequence[str], rates: Sequence[int], say:
     """The highest of `rates` that holds: probed for 10 s each upwards, then proven for `seconds`, going down until one holds."""
     config = security.librdkafka(subject.settings)
     reader = Reader(config, subject.names.recommendations) if lists else None
-    load = Load(config, subject.names.events, items, seed=1)
+    load = Load(config, subject.names.events, items, seed=1, linger_ms=LINGER_MS)
     good = []
     for rate in rates:
         if not _holds(*_timed(subject, load, rate, PROBE_S, reader, lists, say)):
