@@ -67,7 +67,7 @@ class Position(NamedTuple):
     offset: int
 
 
-class Interaction(msgspec.Struct, array_like=True, frozen=True):
+class Interaction(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One event on one item. `weight` as of `Limits.weights`; `time` in milliseconds since the epoch."""
 
     item_id: str

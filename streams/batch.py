@@ -58,6 +58,8 @@ QUEUED_BATCHES = 16
 """Batches waiting before a handler: 8,000 records, and what is lost work when a rebalance empties the queue."""
 MAX_DIRTY = 20_000
 """Dirty rows at which a checkpoint is made at once; at twice as many reading waits for it. At 1 kB a row 40 MB are encoded at most."""
+CALM_S = 0.004
+"""How long the next fetch waits at most while there is work."""
 FETCH_WAIT_MS = 1500
 """How long a broker may keep a fetch without records, as upstream has it: Apache Kafka answers as soon as there is one."""
 MOCK_FETCH_WAIT_MS = 5
@@ -217,6 +219,7 @@ class BatchConsumer(driver.Consumer):
         rebalance can pass both. Here epoch and generation are read before the fetch.
         """
         app = self.app
+        await app.calm()
         epoch, generation = self._epoch, app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
@@ -488,6 +491,8 @@ class BatchApp(faust.App):
         self._checkpoint_tables: list[CheckpointTable[Any]] = []
         self.checkpoint_tables = self._checkpoint_tables
         self.checkpoint = Checkpoint(self._checkpoint_tables, outbox)
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether what was read is still being worked on."""
         for logger in QUIET_LOGGERS:
             logging.getLogger(logger).setLevel(logging.WARNING)
         super().__init__(
@@ -570,6 +575,15 @@ class BatchApp(faust.App):
         self.agent(channel, name=f"batch.{topic}")(run)
 
     # -- running
+
+    async def calm(self) -> None:
+        """Return when the next fetch may begin: at once, or a little later while there is work enough (`busy`).
+
+        What has come meanwhile comes in one go: a fetch and a batch have their price, however few records they bring.
+        """
+        until = monotonic() + CALM_S
+        while self.busy() and monotonic() < until:  # noqa: ASYNC110 - a millisecond or four
+            await asyncio.sleep(0.001)
 
     @property
     def dirty(self) -> int:

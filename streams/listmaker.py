@@ -204,6 +204,10 @@ class ListMaker:
         self._lessons_due = True
         self._wake.set()
 
+    def busy(self) -> bool:
+        """Whether standing lists wait to be made."""
+        return bool(self._standing)
+
     async def room(self) -> None:
         """Return when few enough users wait."""
         await self._room.wait()

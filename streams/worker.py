@@ -126,6 +126,7 @@ class Worker:
             encode_example=msgspec.msgpack.Encoder().encode,
             latest=lambda: self.shared.latest,
         )
+        self.app.busy = self.maker.busy
         limits = Limits(
             history=settings.history_size,
             seen=settings.seen_cap,
