@@ -21,7 +21,7 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 USERS = 10_000
 GRACE_S = 5.0
 TICK_S = 0.001
-"""What the generator sleeps at least: beyond 1,000 events/s several leave at once, up to a tick late, so that it leaves the processors alone."""
+"""What the generator sleeps at least: beyond 1,000 events/s several leave at once, up to a tick late, which leaves the processors alone."""
 
 
 class _List(msgspec.Struct):

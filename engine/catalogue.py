@@ -154,10 +154,10 @@ class Catalogue:
         changed, self._changed_vectors = self._changed_vectors, {}
         return None if changed is None or len(changed) > MANY else list(changed)
 
-    def known(self, keys: Collection[int]) -> list[int]:
+    def known(self, keys: Collection[int]) -> NDArray[np.int64]:
         """Indices of those of `keys` that are known."""
         found = self.places.of(np.fromiter(keys, np.uint64, len(keys)))
-        return list(map(int, found[found >= 0]))
+        return found[found >= 0]
 
     def terms(self) -> Terms:
         """What items are filed under. Items that came since it was last worked out have none yet."""

@@ -200,7 +200,7 @@ class Evaluation:
         return self.rows[self.model.catalogue.index[key]]
 
     def _stale(self, taste: Taste) -> Iterator[tuple[int, ItemState]]:
-        for at in self.model.catalogue.known(taste.recent):
+        for at in self.model.catalogue.known(taste.recent).tolist():
             if self.rows[at].worth_publishing():
                 yield at, self.rows[at]
 

@@ -87,7 +87,8 @@ class Changes:
         ]
         found = [deltas for deltas in found if len(deltas.offsets)]
         self._updates = updates = updates_of(found, steps, decay, owner=owner, owners=owners)
-        self._spans = {item: (updates.starts[r], updates.starts[r + 1]) for r, item in enumerate(updates.rows)}
+        spans = zip(updates.starts, updates.starts[1:], updates.sources, strict=False)
+        self._spans = dict(zip(updates.rows, spans, strict=True))
         self._uses: dict[int, list[tuple[int, int, int]]] = {}
         for number, deltas in enumerate(found):
             own = deltas.items % np.uint64(owners) == owner
@@ -100,17 +101,19 @@ class Changes:
     def apply(self, item: int, row: ItemState) -> Touched:
         """Change the row of one of `items`; what it covers already is passed over."""
         covered = {}
-        for number, (name, epoch, first, last) in enumerate(self._sources):
+        uses = self._uses.get(item, ())
+        start, stop, numbers = self._spans.get(item, (0, 0, ()))
+        for number in {*numbers, *(use[0] for use in uses)}:
+            name, epoch, first, last = self._sources[number]
             known = row.applied.get(name)
             if known is not None and known[0] == epoch and known[1] >= first:
                 covered[number] = known[1]
-                last = max(last, known[1])  # noqa: PLW2901 - a row never goes back
+                last = max(last, known[1])  # a row never goes back
             row.applied[name] = (epoch, last)
         before = row.count
-        for number, offset, time in self._uses.get(item, ()):
+        for number, offset, time in uses:
             if offset > covered.get(number, -1):
                 row.use(time, self._decay)
-        start, stop = self._spans.get(item, (0, 0))
         others, amounts = self._updates.others[start:stop], self._updates.amounts[start:stop]
         if covered:
             last_known = np.array([covered.get(number, -1) for number in range(len(self._sources))])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -103,11 +104,13 @@ class Updates(NamedTuple):
     """What some batches add to the rows of one owner, sorted by row. Row r's part begins at `starts[r]`, in order of arrival.
 
     `rows`: their items; `others` (U,) uint64; `amounts` (U, 4) float64: the step's factor, the half-lives, lasting and season, by which it
-    weighs more than at `PAIR_TIME`, and whether the two are of one session; `batches`, `offsets` (U,) int64: whose delta it is.
+    weighs more than at `PAIR_TIME`, and whether the two are of one session; `batches`, `offsets` (U,) int64: whose delta it is. `sources`:
+    the batches that have something for each row.
     """
 
     rows: list[int]
     starts: list[int]
+    sources: list[list[int]]
     others: Keys
     amounts: NDArray[np.float64]
     batches: NDArray[np.int64]
@@ -209,10 +212,14 @@ def updates_of(batches: Sequence[Deltas], steps: NDArray[np.float64], decay: Dec
         numbers[end : end + count] = number
         end += count
     order = np.argsort(rows[:end], kind="stable")
-    rows = rows[order]
-    first = np.flatnonzero(rows[1:] != rows[:-1]) + 1
-    keys = rows[np.concatenate([[0], first])].tolist() if end else []
-    return Updates(keys, [0, *first.tolist(), end], others[order], amounts[order], numbers[order], offsets[order])
+    rows, numbers = rows[order], numbers[order]
+    new_row = rows[1:] != rows[:-1]
+    changes = (new_row, new_row | (numbers[1:] != numbers[:-1]))
+    first, part = (np.concatenate([[0], np.flatnonzero(change) + 1])[:end] for change in changes)
+    starts, of = [*first.tolist(), end], numbers[part].tolist()
+    cuts = np.searchsorted(part, starts).tolist()
+    sources = [of[a:b] for a, b in pairwise(cuts)]
+    return Updates(rows[first].tolist(), starts, sources, others[order], amounts[order], numbers, offsets[order])
 
 
 def rank_weights(decay: Decay, window: int) -> NDArray[np.float64]:

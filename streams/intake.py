@@ -89,6 +89,7 @@ class Intake:
         self._held: list[tuple[Owed, Rows[UserState], int, list[Delta]]] = []
         self._held_deltas = 0
         self._allowance, self._allowed_at = 0.0, clock()
+        self._tally: dict[str, int] = defaultdict(int)  # of the batch at hand
         self._counts = {outcome: metrics.events.labels(outcome) for outcome in (*(v.value for v in Verdict), "rerouted", "dead")}
 
     async def handle(self, batch: Batch) -> None:
@@ -119,7 +120,10 @@ class Intake:
                     self._apply(rows, record, event, place, position, owed, deltas, latest, generation, headers)
             except BadRecord as problem:
                 self._dead.send(problem, record)
-                self._counts["dead"].inc()
+                self._tally["dead"] += 1
+        for outcome, count in self._tally.items():
+            self._counts[outcome].inc(count)
+        self._tally.clear()
         self._hold_pairs(owed, rows, epoch, deltas)
         owed.paid()
 
@@ -144,7 +148,7 @@ class Intake:
         time_ms = min(event.timestamp, latest)
         if "@" in place.source and not row.covers(place) and _has(row, event, time_ms):
             row.advance(place)
-            self._counts[Verdict.DUPLICATE.value].inc()
+            self._tally[Verdict.DUPLICATE.value] += 1
             return
         key = item_key(event.item_id) if event.item_id is not None else 0
         lesson = None
@@ -160,7 +164,7 @@ class Intake:
             lesson = taste_of(row, max(time_ms, row.last_time))
         change: Change = row.apply(event, place, self._rules.limits, latest)
         verdict = change.verdict
-        self._counts[verdict.value].inc()
+        self._tally[verdict.value] += 1
         if verdict is Verdict.APPLIED:
             row.generation = generation
             self._maker.now = max(self._maker.now, time_ms)
@@ -184,9 +188,9 @@ class Intake:
     def _pass_on(self, row: UserState, user_id: str, record: Any, event: Event, place: Position, headers: Headers) -> None:
         """Send an event of an alias to the user it belongs to, unless it came before the alias did and went there with the history."""
         if row.covers(place):
-            self._counts[Verdict.REDELIVERED.value].inc()
+            self._tally[Verdict.REDELIVERED.value] += 1
         elif hash64(event.event_id) in row.event_ids:
-            self._counts[Verdict.DUPLICATE.value].inc()
+            self._tally[Verdict.DUPLICATE.value] += 1
         else:
             target = row.alias_of.encode()
             kept = {ALIAS: event.user_id.encode(), **({MERGED: headers[MERGED]} if MERGED in headers else {})}
@@ -238,7 +242,7 @@ class Intake:
             expected, remedy = f"{self._rules.max_bytes} bytes at most, headers included", "send it to the right partition, or send less"
             raise BadRecord([Problem("record", "too_large", f"{size} bytes to be passed on", expected, remedy)])
         self._outbox.publish(self._routed_topic, key, record.value, partition, list(kept.items()))
-        self._counts["rerouted"].inc()
+        self._tally["rerouted"] += 1
 
 
 def pieces(deltas: Sequence[Delta], most: int = MOST_ITEMS) -> Iterator[list[Delta]]:

@@ -225,9 +225,7 @@ class ListMaker:
 
     def _notify(self) -> None:
         self._wake.set()
-        waiting = len(self._standing)
-        self._metrics.pending.set(waiting)
-        if waiting >= HIGH_WATER:
+        if len(self._standing) >= HIGH_WATER:
             self._room.clear()
 
     async def _turn(self) -> None:

@@ -34,7 +34,7 @@ def test_co_visited_and_text_as_counted_the_plain_way(user: str) -> None:
     """Rule: sums over neighbours and cosines with a weighted sum of vectors, worked out with numpy from what the tables say."""
     model, taste = SHOP.model, SHOP.taste(user)
     stats, catalogue, found = model.stats, model.catalogue, features_of(Shared(model.catalogue, model.stats), taste)
-    n, places = len(catalogue), catalogue.known(taste.recent)
+    n, places = len(catalogue), catalogue.known(taste.recent).tolist()
     root = 1.0 / np.sqrt(stats.count[:n] + 5.0)
     sums = {name: np.zeros(n) for name in ("together", "together_near", "lately", "session", "basket", "together_last")}
     for slot, at in enumerate(places):
