@@ -20,6 +20,8 @@ from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 USERS = 10_000
 GRACE_S = 5.0
+FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS = 500, 5
+"""How long a broker may keep a reader's fetch without records. The embedded one does so for all of that, whatever comes meanwhile."""
 TICK_S = 0.001
 """What the generator sleeps at least: beyond 1,000 events/s several leave at once, up to a tick late, which leaves the processors alone."""
 
@@ -51,8 +53,9 @@ class Run:
 class Reader:
     """Reads the lists of one installation in a thread, from the end of the topic on."""
 
-    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
-        self._consumer = Consumer({**config, "group.id": "bench-reader", "enable.auto.commit": False, "fetch.wait.max.ms": 500})
+    def __init__(self, config: Mapping[str, Any], topic: str, fetch_wait_ms: int = FETCH_WAIT_MS) -> None:
+        own = {"group.id": "bench-reader", "enable.auto.commit": False, "fetch.wait.max.ms": fetch_wait_ms}
+        self._consumer = Consumer({**config, **own})
         partitions = self._consumer.list_topics(topic, timeout=20).topics[topic].partitions
         self._consumer.assign([TopicPartition(topic, p, OFFSET_END) for p in partitions])
         self._consumer.poll(1.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from bench.load import Load, Reader, Run
+from bench.load import FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, Load, Reader, Run
 from bench.subject import Subject
 from engine.dataset import Dataset
 from engine.generation import Generation
@@ -43,7 +43,7 @@ def prepare(subject: Subject, data: Dataset) -> None:
 def freshness(subject: Subject, items: Sequence[str], seconds: float, say: Say) -> dict[str, dict[str, float]]:
     """p50, p95, p99 in ms at each of `RATES`, after a warm-up."""
     config = security.librdkafka(subject.settings)
-    reader = Reader(config, subject.names.recommendations)
+    reader = Reader(config, subject.names.recommendations, MOCK_FETCH_WAIT_MS if subject.is_mock else FETCH_WAIT_MS)
     load = Load(config, subject.names.events, items)
     load.run(WARM_RATE, WARM_S, reader)
     out = {}
@@ -62,7 +62,8 @@ def freshness(subject: Subject, items: Sequence[str], seconds: float, say: Say) 
 def sustained(subject: Subject, items: Sequence[str], rates: Sequence[int], say: Say, *, lists: bool, seconds: float) -> dict[str, float]:
     """The highest of `rates` that holds: probed for 10 s each upwards, then proven for `seconds`, going down until one holds."""
     config = security.librdkafka(subject.settings)
-    reader = Reader(config, subject.names.recommendations) if lists else None
+    wait_ms = MOCK_FETCH_WAIT_MS if subject.is_mock else FETCH_WAIT_MS
+    reader = Reader(config, subject.names.recommendations, wait_ms) if lists else None
     load = Load(config, subject.names.events, items, seed=1, linger_ms=LINGER_MS)
     good = []
     for rate in rates:
@@ -87,6 +88,7 @@ def _holds(_: dict[str, float], held: bool) -> bool:
 def _timed(
     subject: Subject, load: Load, rate: int, seconds: float, reader: Reader | None, lists: bool, say: Say
 ) -> tuple[dict[str, float], bool]:
+    _settle(subject)
     before, cpu = subject.applied(), subject.cpu_s()
     began = time.perf_counter()
     run: Run = load.run(rate, seconds, reader)
@@ -113,6 +115,14 @@ def _timed(
         f"{figures['rss_mb']:.0f} MB, {took:.0f} s in all"
     )
     return figures, held
+
+
+def _settle(subject: Subject, seconds: float = 60.0) -> None:
+    """Wait until nothing of an earlier run is left to be applied."""
+    until, known = time.monotonic() + seconds, -1
+    while (now := subject.applied()) != known and time.monotonic() < until:
+        known = now
+        time.sleep(1.0)
 
 
 def encoding(generation: Generation, data: Dataset, say: Say, texts: int = 400) -> dict[str, float]:

@@ -43,6 +43,7 @@ class Subject:
         self.names = topics.Names.under(self.settings.prefix)
         client = topics.admin(self.settings)
         topics.create(client, topics.topics(self.settings))
+        self.is_mock = topics.look(client).is_mock
 
     def start(self) -> Self:
         """Start the process and wait until it makes lists.

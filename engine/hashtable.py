@@ -50,7 +50,7 @@ def look_up(keys: Array, values: Array, wanted: Array, out: Array) -> None:
     """The value of each of `wanted`, -1 without one."""
     for n in range(len(wanted)):
         at = find(keys, wanted[n])
-        out[n] = values[at] if keys[at] == wanted[n] else -1
+        out[n] = values[at] if keys[at] == wanted[n] and wanted[n] != NOTHING else -1
 
 
 @kernel

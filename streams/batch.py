@@ -495,6 +495,7 @@ class BatchApp(faust.App):
         """Whether what was read is still being worked on."""
         for logger in QUIET_LOGGERS:
             logging.getLogger(logger).setLevel(logging.WARNING)
+        logging.getLogger("mode.timers").setLevel(logging.ERROR)  # warns of every checkpoint that takes longer than the interval
         super().__init__(
             name,
             **{

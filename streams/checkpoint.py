@@ -52,8 +52,8 @@ LONGEST_SLICE_S = 0.02
 CHUNK = 32
 """Rows between two looks at the clock: 32 rows of 1 kB take 0.2-0.6 ms to encode and send, 0.13 ms to write."""
 BYTES_PER_S = 8_000_000
-"""Changelog sent at most, unless reading waits for it: 70 MB at once keep a broker busy for longer than a list may wait.
-No other checkpoint is made meanwhile: at most `max_dirty` rows later (`BatchApp.admit`) it is no longer paced."""
+"""Sent to the changelogs at most, and written to RocksDB, unless reading waits for it: 70 MB at once keep a broker busy for longer than a
+list may wait, and RocksDB stops its writers, who hold the interpreter, when its buffers are full. No other checkpoint is made meanwhile: at most `max_dirty` rows later (`BatchApp.admit`) it is no longer paced."""
 LEASE_S = 1.0
 """How long a proof of ownership holds: well below any session timeout (6 s at least)."""
 
@@ -204,13 +204,11 @@ class Checkpoint:
         began, sent = self._clock(), 0
         for part in parts:
             while records := part.rows.encoded(CHUNK):
-                while not self.hurry and (ahead := began + sent / BYTES_PER_S - self._clock()) > 0:
-                    await asyncio.sleep(min(ahead, 0.05))
-                    _still_open(parts)
+                await self._no_faster(began, sent, parts)
                 if self._clock() - confirmed > self._lease_s:
                     confirmed = await self._confirm(group, parts)
                 part.records += records
-                sent += sum(len(raw or b"") for _, raw in records)
+                sent += _size(records)
                 self._outbox.publish_many(part.topic, records, part.rows.partition, receipt=part.receipt)
                 await pace.step()
                 if self._outbox.pending > CHUNK * 100:
@@ -223,15 +221,25 @@ class Checkpoint:
             log.warning("changelog_late remedy='none: the rows go out with the next checkpoint'")
             raise _Lost
         # 6. RocksDB, each partition's offset with its last rows
+        began, sent = self._clock(), 0
         for part in parts:
             last = len(part.records) - 1
             for at in range(0, len(part.records), CHUNK):
-                part.rows.store(part.records[at : at + CHUNK], part.receipt.offset if at + CHUNK > last else None)
+                await self._no_faster(began, sent, parts)
+                records = part.records[at : at + CHUNK]
+                part.rows.store(records, part.receipt.offset if at + CHUNK > last else None)
+                sent += _size(records)
                 await pace.step()
                 _still_open(parts)
         # 7. commit
         if offsets and not await group.commit_done(offsets):
             raise _Lost
+
+    async def _no_faster(self, began: float, sent: int, parts: Sequence[_Part]) -> None:
+        """Return when so many bytes may have gone out since `began`, at once if reading waits."""
+        while not self.hurry and (ahead := began + sent / BYTES_PER_S - self._clock()) > 0:
+            await asyncio.sleep(min(ahead, 0.05))
+            _still_open(parts)
 
     def _due(self, *, whole: bool) -> list[CheckpointTable[Any]]:
         """The tables whose turn it is."""
@@ -274,6 +282,10 @@ class Checkpoint:
             last_s=took,
             longest_slice_s=max(was.longest_slice_s, pace.longest_s),
         )
+
+
+def _size(records: Sequence[Record]) -> int:
+    return sum(len(raw or b"") for _, raw in records)
 
 
 def _still_open(parts: Sequence[_Part]) -> None:
