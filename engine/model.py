@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, repeat
 from typing import Any, cast
 
 import msgspec
@@ -201,15 +202,19 @@ class Model:
         tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
         extras = [QUERY_WEIGHT * (self.catalogue.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
         masks, mask_of = self._masks_for(asks)
-        hidden = [ask.taste.seen + tuple(map(item_key, ask.exclude)) if ask.candidates is None else () for ask in asks]
-        hidden_start = starts_of(map(len, hidden))
+        hidden, hidden_start = array("Q"), [0]
+        for ask in asks:
+            if ask.candidates is None:
+                hidden.extend(ask.taste.seen)
+                hidden.extend(map(item_key, ask.exclude))
+            hidden_start.append(len(hidden))
         queried = accumulate(int(ask.query is not None) for ask in asks)
         wanted = kernels.Asks(
             np.array([ask.k for ask in asks], np.int64),
             np.array(mask_of, np.int64),
             masks,
-            hidden_start,
-            self.catalogue.places.of(np.fromiter(chain.from_iterable(hidden), np.uint64, hidden_start[-1])),
+            np.array(hidden_start, np.int64),
+            self.catalogue.places.of(np.array(hidden, np.uint64)),
             np.array([ask.candidates is not None for ask in asks]),
             starts_of(len(places) for places, _ in candidates),
             np.array([at for places, _ in candidates for at in places], np.int64),

@@ -53,7 +53,8 @@ CHUNK = 32
 """Rows between two looks at the clock: 32 rows of 1 kB take 0.2-0.6 ms to encode and send, 0.13 ms to write."""
 BYTES_PER_S = 8_000_000
 """Sent to the changelogs at most, and written to RocksDB, unless reading waits for it: 70 MB at once keep a broker busy for longer than a
-list may wait, and RocksDB stops its writers, who hold the interpreter, when its buffers are full. No other checkpoint is made meanwhile: at most `max_dirty` rows later (`BatchApp.admit`) it is no longer paced."""
+list may wait, and RocksDB stops its writers, who hold the interpreter, when its buffers are full. No other checkpoint is made meanwhile:
+at most `max_dirty` rows later (`BatchApp.admit`) it is no longer paced."""
 LEASE_S = 1.0
 """How long a proof of ownership holds: well below any session timeout (6 s at least)."""
 

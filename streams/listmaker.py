@@ -7,7 +7,7 @@ be made (a request that the model does not bear) is left out with an error in th
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time
@@ -248,6 +248,7 @@ class ListMaker:
         self._metrics.scoring.observe(perf_counter() - began)
         self._metrics.batch_users.observe(len(work))
         again: dict[int, Answer] = {}
+        lists: dict[int, list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
         for one, value in zip(work, made, strict=True):
             job = one.job
             if isinstance(job, Answer):
@@ -257,8 +258,10 @@ class ListMaker:
                     self._outbox.publish(self._targets.responses, one.key, value, job.partition, [("schema", RESPONSE)])
                     self._metrics.lists.labels("response").inc()
             elif value is not None and self._still(job, parts[job.partition]):
-                self._outbox.publish(self._targets.recommendations, one.key, value, job.partition, [("schema", RECOMMENDATION)])
-                self._metrics.lists.labels("standing").inc()
+                lists[job.partition].append((one.key, value))
+        for partition, records in lists.items():
+            self._outbox.publish_many(self._targets.recommendations, records, partition, [("schema", RECOMMENDATION)])
+            self._metrics.lists.labels("standing").inc(len(records))
         for raw in examples:
             self._outbox.publish(self._targets.examples, b"ranker", raw, 0)
         self._finish(standing, [job for job in answers if id(job) not in again], lessons, len(examples))
