@@ -103,7 +103,7 @@ class Changes:
         covered = {}
         uses = self._uses.get(item, ())
         start, stop, numbers = self._spans.get(item, (0, 0, ()))
-        for number in {*numbers, *(use[0] for use in uses)}:
+        for number in sorted({*numbers, *(use[0] for use in uses)}):  # in order: two may be of one source
             name, epoch, first, last = self._sources[number]
             known = row.applied.get(name)
             if known is not None and known[0] == epoch and known[1] >= first:

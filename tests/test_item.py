@@ -19,6 +19,7 @@ from engine.stats import ItemStats, NeighbourList, counts_of
 DECAY = Decay(pairs=8)
 STEPS = rank_weights(DECAY, 15)
 START = 1_700_000_000_000
+START_AGE = float(DECAY.halves(np.array([START]))[0][0])
 UNHURRIED = settings(deadline=None)  # loops are compiled at the first call
 
 deltas = st.lists(
@@ -83,6 +84,18 @@ def test_batches_add_up_however_they_are_cut_and_shared_out(rows: list[tuple[int
         for item, row in found.items():
             row.applied = expected[item].applied  # which says the last offset of the batch, however it was cut
             assert encode_item(row) == encode_item(expected[item])
+
+
+def test_many_batches_of_one_source_at_once_all_count() -> None:
+    """Rule: however many records of one source come together, and whichever of them concern a row, each counts once."""
+    batches = [batch([(0, 2 if n in (1, 8) else 1, [3], 0)], first=n) for n in range(16)]
+    rows: dict[int, ItemState] = {}
+    for _ in range(2):
+        changes = Changes(batches, STEPS, DECAY, owner=0, owners=1)
+        for item in changes.items:
+            changes.apply(item, rows.setdefault(item, ItemState()))
+    assert {item: row.count for item, row in rows.items()} == {1: 14, 2: 2, 3: 0}
+    assert rows[3].pairs.used()[1][:, LASTING].tolist() == pytest.approx([14 * 2 ** (START_AGE), 2 * 2 ** (START_AGE)], rel=1e-5)
 
 
 @UNHURRIED
