@@ -106,6 +106,27 @@ def test_web_port_stays_closed(app: BatchApp) -> None:
     assert list(boot.web_server()) == []
 
 
+def test_a_fetch_waits_for_work_but_not_for_ever(app: BatchApp) -> None:
+    """While lists wait to be made the next fetch waits with them, until they are made or a few milliseconds have passed."""
+
+    async def run() -> None:
+        asked = 0
+
+        def for_two_looks() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked <= 2
+
+        await app.calm()  # nothing is at work
+        app.busy = for_two_looks
+        await app.calm()
+        assert asked == 3
+        app.busy = lambda: True
+        await app.calm()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
 def test_dirty_rows_hold_reading_back(app: BatchApp) -> None:
     """At `max_dirty` rows a checkpoint is asked for; at twice as many reading waits until it has taken them."""
 
@@ -172,11 +193,15 @@ class Fetching:
         self.app: Any = SimpleNamespace(
             consumer_generation_id=1, batch_size=2, batch_topics={"events"}, monitor=monitor, tables=SimpleNamespace(recovery=recovery)
         )
+        self.app.calm = self.calm
         self.flow_active, self.should_stop, self._epoch = True, False, 0
         self._buffered_partitions: set[TP] = set()
         self._read_offset: dict[TP, int | None] = {}
         self._lanes: dict[TP, Lane] = {}
         self.meanwhile = meanwhile
+
+    async def calm(self) -> None:
+        """Nothing else is at work."""
         self.sought: list[Any] = []
 
     async def _wait_next_records(self, timeout: float) -> tuple[dict[TP, list[Any]], None]:  # noqa: ASYNC109 - upstream's

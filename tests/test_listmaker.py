@@ -87,6 +87,9 @@ class World:
     def publish(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1, headers: Any = None) -> None:
         self.published.append((topic, key, value))
 
+    def publish_many(self, topic: str, records: Any, partition: int = -1, headers: Any = None) -> None:
+        self.published += [(topic, key, value) for key, value in records]
+
     # what is asked for
 
     def standing(self, user: str, surface: str = "home") -> None:
