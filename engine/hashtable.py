@@ -6,7 +6,7 @@ nothing stands. The hashes are uniform already, so their lowest bits say where t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ Array = Any  # numba knows the type from the argument; mypy would need it in eve
 NOTHING = np.uint64(0)
 LEAST = 16  # room at least
 FULL = 0.75  # share of the room in use from which on looking takes long
-MOST_HALVES = 60.0  # half-lives that a pair may be ahead of the scale of its table; a float32 has room for 127
+AHEAD = 60.0  # half-lives that a pair may be ahead of the scale of its table; a float32 has room for 127
 
 LASTING, SEASON, SESSION = 0, 1, 2  # columns of a pair's weights
 STEP, AGES, HALVES, WITHIN = 0, 1, 2, 3  # columns of what is added to a pair, see `engine.pairs.Updates`
@@ -53,6 +53,38 @@ def look_up(keys: Array, values: Array, wanted: Array, out: Array) -> None:
         out[n] = values[at] if keys[at] == wanted[n] and wanted[n] != NOTHING else -1
 
 
+class Room(NamedTuple):
+    """Where `spread` writes to, for `add`: `rows`, `others` (U,) uint64, `amounts` (U, 4) float64, `offsets` (U,) int64."""
+
+    rows: Array
+    others: Array
+    amounts: Array
+    offsets: Array
+
+
+@kernel
+def spread(deltas: Any, lasting: Array, season: Array, steps: Array, owner: int, owners: int, out: Room) -> int:
+    """Write what some deltas (`engine.pairs.Deltas`) add to the rows of `owner` to `out`; gives how much.
+
+    An event adds to its own item's row first, then to each of the others': one order for all who replay it.
+    """
+    count, n = 0, np.uint64(owners)
+    for d in range(len(deltas.items)):
+        item, first = deltas.items[d], deltas.starts[d]
+        own = item % n == owner
+        for place in range(min(deltas.starts[d + 1] - first, len(steps))):
+            other = deltas.others[first + place]
+            for side in range(2):
+                if own if side == 0 else other % n == owner:
+                    out.rows[count], out.others[count] = (item, other) if side == 0 else (other, item)
+                    amount = out.amounts[count]
+                    amount[STEP], amount[AGES], amount[HALVES] = steps[place], lasting[d], season[d]
+                    amount[WITHIN] = 1.0 if place < deltas.together[d] else 0.0
+                    out.offsets[count] = deltas.offsets[d]
+                    count += 1
+    return count
+
+
 @kernel
 def add(
     keys: Array, weights: Array, length: int, halves: int, mass: float, others: Array, amounts: Array, bound: int, kept: int
@@ -63,9 +95,11 @@ def add(
     ever. More than `bound` pairs are trimmed to `kept`.
     """
     for n in range(len(others)):
+        if others[n] == NOTHING:
+            continue
         if length == 0:
             halves = int(np.floor(amounts[n, HALVES]))
-        if amounts[n, HALVES] - halves > MOST_HALVES:
+        if amounts[n, HALVES] - halves > AHEAD:
             ahead = int(np.floor(amounts[n, HALVES])) - halves
             factor = np.float32(2.0 ** max(-1_000, -ahead))  # a power of two: nothing is rounded
             for old in range(len(keys)):
@@ -83,16 +117,19 @@ def add(
         if amounts[n, WITHIN] > 0.0:
             weights[at, SESSION] += np.float32(weight)
         if length > bound:
-            trim(keys, weights, kept)
-            length = kept
+            length = trim(keys, weights, kept)
     return length, halves, mass
 
 
 @kernel
-def trim(keys: Array, weights: Array, kept: int) -> None:
-    """Keep the `kept` pairs that weigh most; of equal ones those with the smaller hash, so that the order of arrival does not matter."""
+def trim(keys: Array, weights: Array, kept: int) -> int:
+    """Keep the `kept` pairs that weigh most, one at least; of equal ones those with the smaller hash, so that the order of arrival does not
+    matter. Gives how many are left.
+    """
     used = np.flatnonzero(keys != NOTHING)
     old, old_weights = keys[used], weights[used]
+    if kept < 1 or len(old) <= kept:
+        return len(old)
     least = np.sort(old_weights[:, LASTING])[len(old) - kept]
     above = 0
     for n in range(len(old)):
@@ -105,6 +142,7 @@ def trim(keys: Array, weights: Array, kept: int) -> None:
             at = find(keys, old[n])
             keys[at] = old[n]
             weights[at] = old_weights[n]
+    return kept
 
 
 def room_for(count: int) -> int:

@@ -81,7 +81,7 @@ class Changes:
         found = [read(batch) for batch in batches]
         self._decay = decay
         self._sources = [
-            _Source(f"{batch.source}/{batch.partition}", batch.epoch, int(deltas.offsets.min()), int(deltas.offsets[-1]))
+            _Source(f"{batch.source}/{batch.partition}", batch.epoch, int(deltas.offsets.min()), int(deltas.offsets.max()))
             for batch, deltas in zip(batches, found, strict=True)
             if len(deltas.offsets)
         ]
@@ -160,8 +160,8 @@ def encode_item(row: ItemState) -> bytes:
     """The row as bytes; equal rows are the same bytes."""
     keys, weights = row.pairs.used()
     pairs = (keys.astype("<u8").tobytes(), weights.astype("<f4").tobytes(), row.pairs.halves, row.pairs.mass)
-    times = (row.first_time, row.last_time)
-    return _CODEC.encode(_Row(row.applied, row.count, *times, row.popularity, row.popularity_time, pairs, row.published_mass))
+    applied, times = dict(sorted(row.applied.items())), (row.first_time, row.last_time)
+    return _CODEC.encode(_Row(applied, row.count, *times, row.popularity, row.popularity_time, pairs, row.published_mass))
 
 
 def decode_item(raw: bytes) -> ItemState:

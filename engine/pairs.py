@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS
 from engine.errors import StateError
-from engine.hashtable import AGES, HALVES, STEP, WITHIN, Array, Keys
-from engine.jit import kernel
+from engine.hashtable import Keys, Room, spread
 
 PAIR_TIME = 1_577_836_800_000
 """2020-01-01: pairs weigh 1 then, and 2^(days / half-life) later."""
+REPORT = "stop who else writes to `_pairs`: only workers of one release may; then make the topic anew"
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,6 @@ class Deltas(NamedTuple):
     others: Keys
 
 
-class Room(NamedTuple):
-    """Where `spread` writes to: `rows`, `others` (U,) uint64, `amounts` (U, 4) float64, `offsets` (U,) int64."""
-
-    rows: Array
-    others: Array
-    amounts: Array
-    offsets: Array
-
-
 class Updates(NamedTuple):
     """What some batches add to the rows of one owner, sorted by row. Row r's part begins at `starts[r]`, in order of arrival.
 
@@ -167,37 +158,17 @@ def read(batch: PairBatch) -> Deltas:
     Raises:
         StateError: their lengths do not fit.
     """
+    for raw in (batch.offsets, batch.times, batch.items, batch.others):
+        if len(raw) % 8:
+            raise StateError("pairs_damaged", f"{len(raw)} bytes", "whole numbers of 8 bytes", REPORT)
     offsets, times = (np.frombuffer(raw, "<i8") for raw in (batch.offsets, batch.times))
     items, others = (np.frombuffer(raw, "<u8") for raw in (batch.items, batch.others))
     counts, together = (np.frombuffer(raw, "u1").astype(np.int64) for raw in (batch.counts, batch.together))
     starts = _starts(counts)
     if len({len(offsets), len(times), len(items), len(counts), len(together)}) > 1 or starts[-1] != len(others):
         lengths = f"{len(offsets)} offsets, {len(items)} items, {len(others)} of {starts[-1]} others"
-        raise StateError("pairs_damaged", lengths, "arrays that fit", "nothing: report it, only workers write this topic")
+        raise StateError("pairs_damaged", lengths, "arrays that fit", REPORT)
     return Deltas(offsets, times, items, starts, together, others)
-
-
-@kernel
-def spread(deltas: Deltas, lasting: Array, season: Array, steps: Array, owner: int, owners: int, out: Room) -> int:
-    """Write what the deltas add to the rows of `owner` to `out`; gives how much.
-
-    An event adds to its own item's row first, then to each of the others': one order for all who replay it.
-    """
-    count, n = 0, np.uint64(owners)
-    for d in range(len(deltas.items)):
-        item, first = deltas.items[d], deltas.starts[d]
-        own = item % n == owner
-        for place in range(min(deltas.starts[d + 1] - first, len(steps))):
-            other = deltas.others[first + place]
-            for side in range(2):
-                if own if side == 0 else other % n == owner:
-                    out.rows[count], out.others[count] = (item, other) if side == 0 else (other, item)
-                    amount = out.amounts[count]
-                    amount[STEP], amount[AGES], amount[HALVES] = steps[place], lasting[d], season[d]
-                    amount[WITHIN] = 1.0 if place < deltas.together[d] else 0.0
-                    out.offsets[count] = deltas.offsets[d]
-                    count += 1
-    return count
 
 
 def updates_of(batches: Sequence[Deltas], steps: NDArray[np.float64], decay: Decay, *, owner: int, owners: int) -> Updates:

@@ -87,14 +87,13 @@ class Verdict(Enum):
 
 
 class Change(NamedTuple):
-    """The outcome of `UserState.apply`. `others`: the items used just before, newest first, for co-visitation; `first`: the item is new to
-    the user; `together`: so many of `others` belong to the event's own session.
+    """The outcome of `UserState.apply`. `others`: the items used just before, newest first, for co-visitation; `together`: so many of
+    `others` belong to the event's own session.
     """
 
     verdict: Verdict
     weight: float = 0.0
     others: tuple[Interaction, ...] = ()
-    first: bool = False
     together: int = 0
 
 
@@ -146,8 +145,8 @@ class UserState(msgspec.Struct, array_like=True):
         session = hash64(event.session_id) if event.session_id else 0
         at = self._insert(Interaction(event.item_id, time, weight, session, event.type), limits)
         others = self.before(at, event.item_id, limits.pair_window) if weight > 0 else ()
-        first = self._see(event.item_id, time, limits)
-        return Change(Verdict.APPLIED, weight, others, first, together(others, time, session))
+        self._see(event.item_id, time, limits)
+        return Change(Verdict.APPLIED, weight, others, together(others, time, session))
 
     def before(self, at: int, item_id: str, window: int) -> tuple[Interaction, ...]:
         """Up to `window` liked interactions before place `at` of the history, newest first, each item once and never `item_id`."""
@@ -192,13 +191,12 @@ class UserState(msgspec.Struct, array_like=True):
             at = max(0, at - 1)
         return at
 
-    def _see(self, item_id: str, time: int, limits: Limits) -> bool:
+    def _see(self, item_id: str, time: int, limits: Limits) -> None:
         key, seen = item_key(item_id), self.seen
-        first = seen.pop(key, None) is None
+        seen.pop(key, None)
         seen[key] = time // 1000
         if len(seen) > limits.seen:
             del seen[next(iter(seen))]
-        return first
 
 
 def user_key(record_key: bytes) -> bytes:

@@ -408,12 +408,11 @@ class BatchConsumer(driver.Consumer):
             )
         try:
             if self.app.failure is None and not self._ended:
-                self.app.checkpoint.hurry = True
-                await asyncio.wait_for(self.force_commit(), self.app.drain_s)
+                with self.app.checkpoint.hurrying():
+                    await asyncio.wait_for(self.force_commit(), self.app.drain_s)
         except TimeoutError:
             log.warning("checkpoint_unfinished remedy='records since the last one come again' timeout_s=%g", self.app.drain_s)
         finally:
-            self.app.checkpoint.hurry = False
             self._epoch += 1
             self._close_lanes()
             for table in self.app.checkpoint_tables:
@@ -495,7 +494,7 @@ class BatchApp(faust.App):
         """Whether what was read is still being worked on."""
         for logger in QUIET_LOGGERS:
             logging.getLogger(logger).setLevel(logging.WARNING)
-        logging.getLogger("mode.timers").setLevel(logging.ERROR)  # warns of every checkpoint that takes longer than the interval
+        logging.getLogger("mode.timers").setLevel(logging.ERROR)  # a checkpoint may take longer than the interval
         super().__init__(
             name,
             **{
@@ -602,10 +601,11 @@ class BatchApp(faust.App):
             return
         if not self.checkpoint.running:
             self.add_future(self.consumer.commit())
-        while self.dirty >= 2 * self.max_dirty and self.checkpoint.running and self.failure is None:
-            self.checkpoint.hurry = True
-            await asyncio.sleep(0.005)
-        self.checkpoint.hurry = False
+        if self.dirty < 2 * self.max_dirty:
+            return
+        with self.checkpoint.hurrying():
+            while self.dirty >= 2 * self.max_dirty and self.checkpoint.running and self.failure is None:  # noqa: ASYNC110 - seldom
+                await asyncio.sleep(0.005)
 
     async def fail(self, exc: BaseException) -> None:
         """Stop the worker: nothing is committed from now on. The first failure is the one that is reported."""

@@ -34,7 +34,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -145,8 +146,21 @@ class Checkpoint:
         self.stats = Stats()
         self.before: list[Callable[[], None]] = []
         """Called at step 1: each publishes what it has held back of what its rows already say."""
-        self.hurry = False
-        """Whether reading waits for the checkpoint: then it makes no pauses."""
+        self._hurried = 0
+
+    @property
+    def hurry(self) -> bool:
+        """Whether somebody waits for the checkpoint: then it makes no pauses."""
+        return self._hurried > 0
+
+    @contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Wait for the checkpoint inside."""
+        self._hurried += 1
+        try:
+            yield
+        finally:
+            self._hurried -= 1
 
     @property
     def running(self) -> bool:

@@ -204,6 +204,11 @@ class ListMaker:
         self._lessons_due = True
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """Users whose lists wait to be made."""
+        return len(self._standing)
+
     def busy(self) -> bool:
         """Whether standing lists wait to be made."""
         return bool(self._standing)
@@ -219,7 +224,6 @@ class ListMaker:
             self._wake.clear()
             while self._answers or self._standing or (self._lessons and self._lessons_due):
                 await self._turn()
-                self._metrics.pending.set(len(self._standing))
                 if len(self._standing) < HIGH_WATER:
                     self._room.set()
 

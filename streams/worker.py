@@ -45,7 +45,7 @@ SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "re
 MIB = 1024 * 1024
 WATCH_S = 1.0
 ITEMS_EVERY = 4
-"""Checkpoints of which one writes the items' rows: up to 13 kB each, and a few hundred events change them all."""
+"""Checkpoints of which one writes the items' rows: up to 15 kB each, and a few hundred events change them all."""
 HOLD_S = 0.2
 """How long pair deltas wait for more. A record costs some 300 µs on its way through Faust, so one per event and partition would cost more
 than the event's list; neighbours are published every 0.25 s at best, so nobody waits longer."""
@@ -233,9 +233,9 @@ class Worker:
         web = await serve(settings.web_host, settings.web_port, self.metrics.registry, self.waiting_for)
         tasks: list[asyncio.Task[None]] = []
         try:
-            self.broadcast.start()
             await self.engine.call(warm_up)
             await self.engine.call(warm_up_counting)
+            self.broadcast.start()
             await self.broadcast.caught_up.wait()
             if self.broadcast.failure is not None:
                 raise self.broadcast.failure
@@ -280,6 +280,7 @@ class Worker:
                 log.info("worker_ready", partitions=[rows.partition for rows in self.users.owned])
             for name, table in (("users", self.users), ("items", self.items)):
                 self.metrics.rows.labels(name).set(sum(len(rows) for rows in table.owned))
+            self.metrics.pending.set(self.maker.waiting)
             stats = self.app.checkpoint.stats
             self.metrics.checkpoint.set(stats.last_s)
             self.metrics.checkpoints.set(stats.runs)

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import kernels
+from engine import hashtable, kernels
 from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
 from engine.features import PERSONAL, Shared, features_of
+from engine.item import decode_item, encode_item
 from engine.model import Ask
 from engine.neighbours import NeighbourLists, Neighbours
 from engine.partition import item_key
 from engine.records import Item
-from tests.little_shop import DIMS, Shop
+from tests.little_shop import DIMS, START, Shop
 
 SHOP = Shop().live()
 
@@ -122,5 +123,11 @@ def test_nothing_is_compiled_twice() -> None:
     shop.model.rank([Ask(taste), Ask(shop.taste("nobody"), reasons=False), Ask(taste, candidates=("i1", "i2")), Ask(taste, query=query)])
     shop.model.rank([Ask(shop.taste("nobody"), reasons=False)])
     shop.model.features(taste)
-    compiled: list[Any] = [kernels.rank, kernels.personal]
-    assert [len(loop.signatures) for loop in compiled] == [1, 1]
+    for row in shop.rows.values():
+        read = decode_item(encode_item(row))
+        assert read == row
+        shop.model.stats.put_neighbours(shop.model.stats.publishable(1, shop.model.stats.choose(read.pairs, START)))
+    compiled: list[Any] = [kernels.rank, kernels.personal, hashtable.look_up, hashtable.add, hashtable.spread]
+    assert [len(loop.signatures) for loop in compiled] == [1] * len(compiled)
+    of_places_and_pairs: Any = hashtable.place_all
+    assert len(of_places_and_pairs.signatures) == 2
