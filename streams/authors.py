@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
+from engine.active import ACTIVE, read_active
 from engine.decode import decode_item, decode_rule
 from engine.errors import ArtefactError, BadRecord, Problem
 from engine.manifest import decode_manifest
@@ -23,7 +24,7 @@ from streams.listmaker import Query
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox
-from streams.shared import ACTIVE, LiveVector, Shared, read_active
+from streams.shared import LiveVector, Shared
 
 AT_ONCE = 16
 """Texts encoded between two looks at the queue: some 50 ms in a thread of their own."""

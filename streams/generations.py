@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 from confluent_kafka import KafkaException, Producer
 
+from engine.active import ACTIVE, Active
 from engine.errors import ArtefactError, BrokerError
 from engine.manifest import Manifest, encode_manifest
 from engine.registry import Registry
 from streams import security
 from streams.settings import Settings
-from streams.shared import ACTIVE, Active
 from streams.topics import Names
 
 TIMEOUT_S = 20.0

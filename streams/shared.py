@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from engine.active import ACTIVE, Active, read_active
 from engine.decode import decode_item, decode_rule, key_id
 from engine.encoder import Encoder
-from engine.errors import FOUND_CHARS, ArtefactError, BadRecord, HeadwaterError, Problem, StateError
+from engine.errors import ArtefactError, BadRecord, HeadwaterError, StateError
 from engine.generation import Generation
 from engine.model import Model
 from engine.partition import item_key
@@ -29,8 +30,6 @@ from streams.logs import logger
 from streams.metrics import Metrics
 from streams.topics import Names
 
-ACTIVE = b"active"
-
 log = logger(__name__)
 
 
@@ -40,29 +39,6 @@ class LiveVector(msgspec.Struct, array_like=True, frozen=True):
     generation: str
     text_hash: str
     vector: bytes
-
-
-class Active(msgspec.Struct, frozen=True):
-    """The record `active` of `generations`."""
-
-    id: str
-    share: float = 1.0
-    by: str = ""
-    at: int = 0
-    reason: str = ""
-
-
-def read_active(value: bytes) -> Active:
-    """The record `active`.
-
-    Raises:
-        BadRecord: it can't be read.
-    """
-    try:
-        return msgspec.json.decode(value, type=Active)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        expected = '{"id", "share", "by", "at", "reason"}'
-        raise BadRecord([Problem("value", "malformed_json", str(error)[:FOUND_CHARS], expected, "send a valid record")]) from error
 
 
 class Loaded(NamedTuple):
