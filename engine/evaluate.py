@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.catalogue import Floats
 from engine.dataset import Dataset, Row
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
@@ -28,6 +27,7 @@ from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
 from engine.records import Event
+from engine.space import Floats
 from engine.stats import counts_of
 from engine.user import Change, Limits, Position, UserState
 
@@ -88,7 +88,9 @@ class Evaluation:
         for item in self.dataset.items:
             self.model.catalogue.put(item)
         with_vector = np.flatnonzero(self.vectors.any(1)).tolist()
-        self.model.catalogue.put_vectors([self.keys[n] for n in with_vector], self.vectors[with_vector])
+        self.model.catalogue.space.put_many(
+            self.model.catalogue.places_of(np.array(self.keys, np.uint64))[with_vector], self.vectors[with_vector]
+        )
         self.users: dict[str, UserState] = {}
         self.rows = [ItemState() for _ in self.keys]
         self.counted = 0
