@@ -100,10 +100,10 @@ class Evaluation:
         self.events = 0
         self.learned = 0
 
-    def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent) -> Iterator[Answer]:
-        """Run the protocol over the stream; gives each list as it is made."""
+    def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent, start: float | None = None) -> Iterator[Answer]:
+        """Run the protocol over the stream; gives each list as it is made. `start`: time (s) of the first case, if not the protocol's."""
         rows = stream(self.dataset)
-        for step in operations(rows, table, wanted):
+        for step in operations(rows, table, wanted, start):
             if isinstance(step, Ask):
                 self._learn_until(step.case.time)
                 yield self.answer(step.case)

@@ -178,6 +178,41 @@ class Registry:
                     copy.replace(place)
         return place
 
+    def read_mark(self, name: str) -> bytes | None:
+        """Read a small object beside the generations; None where there is none.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("read", self._path(name)):
+            self._store.invalidate_cache()
+            try:
+                return bytes(self._store.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+    def write_mark(self, name: str, data: bytes) -> None:
+        """Write a small object beside the generations, whole or not at all.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("write", self._path(name)):
+            self._store.makedirs(self._root, exist_ok=True)
+            self._write(self._path(name), data)
+
+    def remove_mark(self, name: str) -> None:
+        """Remove it, if it is there.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("remove", self._path(name)):
+            try:
+                self._store.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
+
     def _claim(self) -> str:
         """Claim an id that is ours alone, with nothing but writing and listing.
 
@@ -210,7 +245,7 @@ class Registry:
         if not self._local:
             self._store.pipe_file(path, data)  # an object appears whole
             return
-        part = Path(f"{path}.part")
+        part = Path(f"{path}.{secrets.token_hex(4)}.part")  # of its own: two may write a lease at once
         with part.open("wb") as file:
             file.write(data)
             file.flush()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem
+from streams import cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.settings import Settings, shown, unit_of
 
@@ -195,6 +196,10 @@ def export(context: typer.Context) -> None:
     """Make a generation of a BERT checkpoint: ONNX, quantized, proven, published (--help says more)."""
     command = late("export.cli").export_command
     command(context.args, prog_name="headwater export", default_map={"registry": settings_of(context).registry})
+
+
+app.command("train")(cli_train.train)
+app.command("trainer")(cli_train.trainer)
 
 
 def main() -> None:

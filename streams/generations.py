@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 
 import msgspec
@@ -196,6 +196,26 @@ class Board:
             raise _unannounced(str(error)) from error
         if left or failed:
             raise _unannounced(failed[0] if failed else f"no answer within {TIMEOUT_S:g} s")
+
+
+class Bulletin:
+    """`generations` as a cycle sees it."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def active(self) -> str | None:
+        """The id of the active generation."""
+        active = self._board.read().active
+        return None if active is None else active.id
+
+    def announce(self, manifest: Manifest) -> None:
+        """Say that it is published."""
+        self._board.announce(manifest)
+
+    def activate(self, generation_id: str, parent: str, reason: str) -> None:
+        """Make it serve in its parent's place."""
+        self._board.activate(generation_id, by="headwater train", reason=reason, at_ms=time_ns() // 1_000_000, expect=parent)
 
 
 def activate(settings: Settings, generation_id: str | None, *, by: str, reason: str, at_ms: int, force: bool = False) -> Manifest:
