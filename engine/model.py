@@ -123,8 +123,8 @@ class Model:
             self.ranker = prepared.ranker
 
     def use_ranker(self, ranker: Ranker) -> None:
-        """Take over published weights: those of this generation, or any while nothing was learned here."""
-        if ranker.generation == self.generation or not self.ranker.version:
+        """Take over published weights, if they are those of this generation."""
+        if ranker.generation == self.generation:
             self.ranker = ranker
 
     def use_rules(self, rules: RuleSet) -> None:

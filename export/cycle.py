@@ -26,7 +26,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -50,6 +50,7 @@ from export.checkpoint import Checkpoint, read_checkpoint
 from export.feed import EVENTS, Feed, Span
 from export.gate import judge
 from export.lease import Lease
+from export.quantize import Preset
 from export.slice import Collector, Dropped, Slice, cut, dataset_of, windows
 from export.tune import Tuned, Tuning, tune
 
@@ -148,6 +149,7 @@ class Cycle:
     work: Path
     watch: Watch
     lease: Callable[[Registry], Lease] = Lease
+    tried: Sequence[Preset] | None = None  # quantized forms; None: those of this CPU
     clock: Callable[[], float] = time.time
     _seconds: dict[str, float] = field(default_factory=dict)
 
@@ -229,22 +231,24 @@ class Cycle:
         begin = Path(self.plan.checkpoint) if self.plan.checkpoint else self._parents_checkpoint(parent)
         if self.plan.as_it_is:
             return read_checkpoint(begin)
-        target = self.work / TUNED
+        start = read_checkpoint(begin)
+        target = self.work / TUNED / start.name
         if journal.tuned is None:
-            shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(self.work / TUNED, ignore_errors=True)
+            (self.work / TUNED).mkdir()
             learned = events.before(cut(events, self.plan.held_out))
             taken = windows(learned, self.plan.tuning.window, self.plan.user_events, self.plan.tuning.seed)
             texts = [item_text(item, parent.template) for item in items]
             counts = np.bincount(learned.items, minlength=len(items))
-            tuned = tune(read_checkpoint(begin), texts, taken, counts, self.plan.tuning, target, self.watch)
+            tuned = tune(start, texts, taken, counts, self.plan.tuning, target, self.watch)
             journal.tuned = {"windows": len(taken), **_plain(tuned)}
             self._note(journal)
         return read_checkpoint(target)
 
     def _parents_checkpoint(self, parent: Generation) -> Path:
-        folder = self.work / PARENT
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        shutil.rmtree(self.work / PARENT, ignore_errors=True)
+        folder = self.work / PARENT / str(parent.manifest.encoder.get("name") or "encoder")
+        folder.mkdir(parents=True)
         return unpack(self.registry.fetch_training(parent.id, CHECKPOINT, self.work), folder)
 
     def _built(
@@ -281,6 +285,7 @@ class Cycle:
             self.registry,
             max_tokens=parent.manifest.max_tokens,
             threads=self.plan.threads,
+            tried=self.tried,
             template=parent.template,
             parent=parent.id,
             offsets={EVENTS: span.ends},

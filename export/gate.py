@@ -22,6 +22,8 @@ from engine.space import Floats
 from engine.user import Limits
 
 TEXT, LIST = "text", "list"
+UNUSED = "_new_items"
+"""Added to these: only cases on items that nobody had used. Told, not judged by: they are few."""
 CASES = 3_000
 """Cases at most: with three thousand the interval of a difference is some ± .003 wide."""
 FEWEST = 100
@@ -48,6 +50,7 @@ class _Run:
 
     users: tuple[str, ...]
     gains: dict[str, NDArray[np.float64]]
+    unused: NDArray[np.bool_]
     ranker: Ranker
 
 
@@ -84,7 +87,11 @@ def judge(
 
         runs.append(_run(dataset, vectors, start_ms, ranker, limits, told, cases))
     one, other = runs
-    lists = {kind: compared(one.users, one.gains[kind], other.gains[kind]) for kind in (TEXT, LIST)}
+    lists = {}
+    for kind in (TEXT, LIST):
+        lists[kind] = compared(one.users, one.gains[kind], other.gains[kind])
+        few = np.flatnonzero(one.unused)
+        lists[kind + UNUSED] = compared([one.users[at] for at in few], one.gains[kind][few], other.gains[kind][few])
     held_out = sum(row.time * 1000 >= start_ms for row in dataset.rows)
     reasons = reasons_against(lists)
     gate = Gate(not reasons, against, reasons, lists, len(dataset.rows), held_out)
@@ -149,7 +156,8 @@ def _run(
         TEXT: np.array([gain(answer.ranks["text"]) for answer in answers]),
         LIST: np.array([gain(_place(answer, dataset)) for answer in answers]),
     }
-    return _Run(tuple(answer.case.user for answer in answers), gains, run.model.ranker)
+    unused = np.array([answer.unused for answer in answers], bool)
+    return _Run(tuple(answer.case.user for answer in answers), gains, unused, run.model.ranker)
 
 
 def _place(answer: Answer, dataset: Dataset) -> int | None:

@@ -13,10 +13,15 @@ from rich.table import Table
 from engine.registry import Registry
 from export.cycle import Bulletin, Cycle, Outcome, Plan
 from export.feed import Feed
-from export.gate import TEXT
+from export.gate import LIST, TEXT, UNUSED
 from export.progress import Lines, Stages, bars
 
-KINDS = {TEXT: "lists from text alone", "list": "lists as served"}
+KINDS = {
+    TEXT: "lists from text alone",
+    TEXT + UNUSED: "  of these, new items",
+    LIST: "lists as served",
+    LIST + UNUSED: "  of these, new items",
+}
 
 
 def main(

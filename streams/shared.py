@@ -119,8 +119,10 @@ class Shared:
         if wanted is None or wanted.id == self._model.generation or wanted.id in self.refused:
             return True
         began = perf_counter()
+        log.info("generation_announced", generation=wanted.id, serving=self._model.generation, by=wanted.by, reason=wanted.reason)
         try:
             loaded, keys = await asyncio.to_thread(self._load, wanted)  # 1
+            log.info("generation_proven", generation=wanted.id)
             await self._swap(loaded, keys)
         except (HeadwaterError, OSError) as error:
             again = error.retryable if isinstance(error, HeadwaterError) else True
@@ -154,7 +156,9 @@ class Shared:
             read = ((item_key(item_id), one.read(dims)) for item_id, one in live.items())
             known = {catalogue.place(key): vector for key, vector in read if vector is not None}
         prepared = await asyncio.to_thread(prepare, generation, places, catalogue, known, shipped)  # 3
+        log.info("generation_prepared", generation=generation.id)
         async with self._engine.lock:  # 4
+            self._rankers.setdefault(self._model.generation, self._model.ranker)  # a rollback goes on with them
             learned = self._rankers.get(generation.id)
             if learned is not None and learned.version >= (0 if shipped is None else shipped.version):
                 prepared = replace(prepared, ranker=learned)
