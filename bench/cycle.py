@@ -1,6 +1,6 @@
 """What one training cycle gives: `python -m bench.cycle DATA_SET`. Prints quality before and after, wall time and peak memory.
 
-The cycle learns from the first part of a recorded stream; then lists from text alone of both generations are compared on the cases after it,
+The cycle learns from the first part of a recorded stream; lists of both generations are then compared on the cases after that part,
 which no cycle, gate or setting has seen. Everything is `headwater export`, `headwater train` and the functions of `headwater evaluate`.
 """
 

@@ -22,7 +22,7 @@ from engine.errors import ArtefactError
 from engine.registry import Registry
 
 NAME = "trainer.lease"
-HOLDS_S = 30.0
+HOLDS_S = 20.0
 GRACE_S = 5.0
 SETTLE_S = 0.2
 """Between writing a claim and looking whether it stands: what was written is listed at once (S3, GCS, Azure, file systems)."""
@@ -50,7 +50,7 @@ class Lease:
         self,
         registry: Registry,
         *,
-        wait_s: float = 2 * HOLDS_S,
+        wait_s: float = 3 * HOLDS_S,
         waiting: Callable[[Held], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
