@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import measure
 from bench.subject import Subject
+from bench.swap import RATE, swap
 from engine.dataset import Dataset, read
 from engine.generation import Generation
 from engine.registry import Registry
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--broker", choices=("embedded", "kafka"), action="append", help="only this one; may be given again")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each freshness run")
     parser.add_argument("--sustain", type=float, default=measure.SUSTAIN_S, help="length of the proof of a sustained rate")
-    parser.add_argument("--only", choices=("freshness", "throughput", "encode"), action="append")
+    parser.add_argument("--only", choices=("freshness", "throughput", "encode", "swap"), action="append")
     options = parser.parse_args(arguments)
-    wanted = options.only or ["freshness", "throughput", "encode"]
+    wanted = options.only or ["freshness", "throughput", "encode", "swap"]
     data = read(ROOT / "data" / "online-retail")
     registry, generation = _generation()
     report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}}
@@ -74,6 +75,9 @@ def _measure(
             report["throughput"][name] = measure.sustained(subject, items, WITH_LISTS, _say, lists=True, seconds=options.sustain)
             report["bytes"] = measure.sizes(subject, generation.manifest.dims)
             _say(f"  bytes: {report['bytes']['user']:.0f} a user, {report['bytes']['item']:.0f} an item")
+        if "swap" in wanted and name != "embedded":  # whose own pauses are longer than a swap
+            _say(f"a swap of generations under {RATE:g} events/s, {name}")
+            report["swap"] = swap(subject, items, generation.id, _tuned(registry, generation.id), _say)
     if "throughput" in wanted:
         _say(f"highest sustained rate, state only, {name}")
         subject = Subject(bootstrap, registry, lists=False)
@@ -84,17 +88,36 @@ def _measure(
 
 
 def _generation() -> tuple[str, Generation]:
-    """The newest generation of the bench's own registry; exported first if there is none."""
+    """The first generation of the bench's own registry that has a checkpoint beside it; exported if there is none."""
     url = str(ROOT / "var" / "bench-registry")
     registry = Registry(url)
-    if registry.latest() is None:
+    if not _roots(registry):
         _say("exporting a generation for online-retail, once")
         command = [sys.executable, "-m", "streams.cli", "export", "--catalogue", str(ROOT / "data" / "online-retail"), "--registry", url]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    newest = registry.latest()
-    if newest is None:
+    roots = _roots(registry)
+    if not roots:
         raise RuntimeError(f"the export left nothing in {url}")
-    return url, Generation.open(registry.fetch(newest))
+    return url, Generation.open(registry.fetch(roots[-1]))
+
+
+def _roots(registry: Registry) -> list[str]:
+    """Generations that come from no other and can be trained from."""
+    manifests = map(registry.manifest, registry.ids())
+    return [one.id for one in manifests if one.parent is None and one.training]
+
+
+def _tuned(url: str, parent: str) -> str:
+    """A generation tuned from this one; made first if there is none."""
+    registry = Registry(url)
+    for found in registry.ids():
+        if registry.manifest(found).parent == parent:
+            return found
+    _say("tuning a second generation, once: three minutes")
+    command = [sys.executable, "-m", "streams.cli", "train", "--dataset", str(ROOT / "data" / "online-retail"), "--most", "10000"]
+    environ = {**os.environ, "HEADWATER_TRAIN_DIR": str(ROOT / "var" / "bench-train"), "HEADWATER_TRAIN_STEPS": "20"}
+    subprocess.run([*command, "--registry", url], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environ)
+    return next(found for found in registry.ids() if registry.manifest(found).parent == parent)
 
 
 @contextmanager

@@ -69,6 +69,12 @@ class Subject:
             text = answer.read().decode()
         return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
+    def generation(self) -> str:
+        """The generation in use."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
+            found = re.search(r'^headwater_generation_info\{generation="([^"]*)"\} 1', answer.read().decode(), re.MULTILINE)
+        return found[1] if found else ""
+
     def applied(self) -> int:
         """Events in state."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
