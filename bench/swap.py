@@ -1,4 +1,4 @@
-"""A swap under load: freshness before, while the worker switches, and after; how long a switch and a rollback take; no event without a list."""
+"""A swap under load: freshness before, during and after, how long the switch and a rollback take, and whether every event got a list."""
 
 from __future__ import annotations
 
