@@ -14,6 +14,7 @@ output. Here one Faust message stands for up to `batch_size` records of one part
 * `BatchConsumer.on_task_error` (transport/consumer.py): no commit after an error.
 * `FetchThread._create_worker_consumer`, `BatchConsumer._new_consumer_thread` (transport/drivers/aiokafka.py): how long a fetch may wait.
 * `BatchTransport`, `BatchApp._new_transport` (transport/drivers/aiokafka.py, app/base.py): plug these in.
+* `BackfillAssignor.name` (assignor/partition_assignor.py): the name under which members of the group share partitions.
 * `HeadlessBoot.enable_web` (app/base.py `BootStrategy._should_enable_web`): Faust's web server is never made, so its port is not opened.
 
 Topics are declared with `acks=False`: Faust then neither tracks nor commits their messages, and the lanes here do (`Lane`). A batch is lost
@@ -31,12 +32,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import faust
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
@@ -46,6 +48,7 @@ from mode import Service
 
 from engine.errors import HeadwaterError
 from streams.checkpoint import Checkpoint
+from streams.group import BACKFILL
 from streams.outbox import Outbox
 from streams.table import MAX_ROWS, CheckpointTable
 
@@ -205,6 +208,7 @@ class BatchConsumer(driver.Consumer):
         self._lanes: dict[TP, Lane] = {}
         self._epoch = 0  # counts seeks: records fetched before one must not be delivered after it
         self._handling: set[Batch] = set()
+        self._rounds = 0  # fetches begun; when one begins, all that the one before brought is in the lanes
         self._ended = False
 
     # -- reading
@@ -219,6 +223,7 @@ class BatchConsumer(driver.Consumer):
         rebalance can pass both. Here epoch and generation are read before the fetch.
         """
         app = self.app
+        self._rounds += 1
         await app.calm()
         epoch, generation = self._epoch, app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
@@ -232,7 +237,12 @@ class BatchConsumer(driver.Consumer):
                 return  # a seek follows or has happened: the rest comes again
             tp = ensure_TP(fetched)
             if active is not None and tp not in active and tp not in self._buffered_partitions:
-                continue  # paused: only before a seek
+                continue  # paused: before a seek, or for good where reading ends
+            if (stop := app.until.get(tp)) is not None and part[-1].offset >= stop:
+                self.pause_partitions([tp])
+                part = [record for record in part if record.offset < stop]  # noqa: PLW2901 - what is left of it
+                if not part:
+                    continue
             app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             # consumer._drain_messages drops a message below this offset as read; a lane never goes back, but a late write of an old offset
             # (after `callback` was interrupted by a seek) would drop records that must be read again
@@ -387,6 +397,34 @@ class BatchConsumer(driver.Consumer):
         self.app.monitor.on_tp_commit(dict(offsets))
         return True
 
+    async def positions(self, parts: Iterable[TP]) -> Positions:
+        """Give how far the fetches have come in those of these partitions that are ours."""
+        epoch, rounds, found = self._epoch, self._rounds, {}
+        for tp in set(parts) & set(self.assignment()):
+            try:
+                offset = await self.position(tp)
+            except (AssertionError, IllegalStateError):  # taken away in this moment, or not looked up yet
+                continue
+            if offset is not None:
+                found[tp] = offset
+        return Positions(epoch, rounds, found)
+
+    async def close_gaps(self, wanted: Mapping[TP, int], before: Positions) -> None:
+        """Commit these offsets where nothing stands between them and what is committed: where the fetches had come as far `before`, and
+        everything they brought is done and committed since.
+
+        A transaction's marker and a compacted tombstone have an offset, but are never delivered: else a log whose end is one would never be
+        read to its end.
+        """
+        if before.epoch != self._epoch or before.rounds >= self._rounds:  # sought since; or what was fetched then may be on its way
+            return
+        for tp, offset in wanted.items():
+            lane = self._lanes.get(tp)
+            if before.offsets.get(tp, -1) >= offset and (lane is None or not lane.batches) and await self._commit({tp: offset}):
+                if lane is not None:
+                    lane.base = offset
+                self._committed_offset[tp] = offset
+
     async def wait_empty(self) -> None:
         """Finish: called with the flow stopped, before partitions are given back and before the tables close.
 
@@ -424,6 +462,22 @@ class BatchConsumer(driver.Consumer):
         await super().on_stop()
 
 
+class Positions(NamedTuple):
+    """How far fetches had come, and at which fetch of which epoch that was."""
+
+    epoch: int
+    rounds: int
+    offsets: Mapping[TP, int]
+
+
+class BackfillAssignor(PartitionAssignor):
+    """Faust's assignor under another name: the broker keeps members that use it and others apart (`streams.group`)."""
+
+    @property
+    def name(self) -> str:
+        return BACKFILL
+
+
 class BatchTransport(driver.Transport):
     """Faust's aiokafka transport with `BatchConsumer`."""
 
@@ -452,6 +506,7 @@ class BatchApp(faust.App):
         max_dirty: dirty rows at which a checkpoint is made at once.
         drain_s: how long a rebalance or the end waits for batches under way.
         fetch_wait_ms: how long a broker may keep a fetch without records.
+        until: offsets at which reading ends, of some partitions: records from there on are neither delivered nor committed.
         credentials: Faust's `broker_credentials` (TLS, SASL).
         settings: further settings of Faust; they win.
     """
@@ -475,6 +530,7 @@ class BatchApp(faust.App):
         max_dirty: int = MAX_DIRTY,
         drain_s: float = DRAIN_S,
         fetch_wait_ms: int = FETCH_WAIT_MS,
+        until: Mapping[TP, int] | None = None,
         credentials: Any = None,
         **settings: Any,
     ) -> None:
@@ -485,6 +541,7 @@ class BatchApp(faust.App):
         self.max_dirty = max_dirty
         self.drain_s = drain_s
         self.fetch_wait_ms = fetch_wait_ms
+        self.until = until or {}
         self.failure: BaseException | None = None
         self.batch_topics: set[str] = set()
         self._checkpoint_tables: list[CheckpointTable[Any]] = []
@@ -639,10 +696,10 @@ def run_app(app: BatchApp) -> int:
     return asyncio.run(serve_app(app))
 
 
-async def serve_app(app: BatchApp) -> int:
-    """Run a worker in this event loop; see `run_app`."""
+async def serve_app(app: BatchApp, signalled: asyncio.Event | None = None) -> int:
+    """Run a worker in this event loop; see `run_app`. It also ends when `signalled` is set."""
     loop = asyncio.get_running_loop()
-    signalled = asyncio.Event()
+    signalled = signalled or asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled.set)
     app.in_worker = True

@@ -11,6 +11,7 @@ import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
+from streams.cli_backfill import backfill
 from streams.settings import Settings, shown, unit_of
 
 app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -18,6 +19,7 @@ topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True
 app.add_typer(topics_app, name="topics")
 generations_app = typer.Typer(help="The generations of the model.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
+app.command()(backfill)
 
 
 @app.callback()

@@ -65,12 +65,16 @@ class Learner:
         """Publish the weights when they changed, once a second, until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
-            if self._changed and self._rows is not None and not self._rows.closed:
-                if not np.isfinite(self._ranker.weights()).all():
-                    log.error("ranker_not_finite", remedy="the last good weights stay in use; look at the examples' features")
-                    continue
-                self._outbox.publish(self._topic, KEY, pack_ranker(self._ranker, {}))
-                self._changed = False
+            self.publish()
+
+    def publish(self) -> None:
+        """Publish the weights if they changed."""
+        if self._changed and self._rows is not None and not self._rows.closed:
+            if not np.isfinite(self._ranker.weights()).all():
+                log.error("ranker_not_finite", remedy="the last good weights stay in use; look at the examples' features")
+                return
+            self._outbox.publish(self._topic, KEY, pack_ranker(self._ranker, {}))
+            self._changed = False
 
     def _load(self, rows: Any) -> None:
         self._rows = rows
