@@ -63,6 +63,8 @@ MAX_DIRTY = 20_000
 """Dirty rows at which a checkpoint is made at once; at twice as many reading waits for it. At 1 kB a row 40 MB are encoded at most."""
 CALM_S = 0.004
 """How long the next fetch waits at most while there is work."""
+HELD_S = 0.05
+"""How long a fetch waits while some partitions are held back: they may be read on as soon as others are done."""
 FETCH_WAIT_MS = 1500
 """How long a broker may keep a fetch without records, as upstream has it: Apache Kafka answers as soon as there is one."""
 MOCK_FETCH_WAIT_MS = 5
@@ -172,6 +174,13 @@ class Batch:
         return True
 
 
+class Precedence(NamedTuple):
+    """Topics that are read only while there are no more undone records, in our partitions, of others than `undone` says."""
+
+    later: frozenset[str]
+    undone: Mapping[str, int]
+
+
 class BatchSchema(faust.Schema[bytes, bytes]):
     """Hands on what `BatchConsumer.getmany` made: a `Batch` for a source topic, the records themselves for a changelog."""
 
@@ -208,6 +217,7 @@ class BatchConsumer(driver.Consumer):
         self._lanes: dict[TP, Lane] = {}
         self._epoch = 0  # counts seeks: records fetched before one must not be delivered after it
         self._handling: set[Batch] = set()
+        self._held: set[TP] = set()  # not fetched for now, see Precedence
         self._rounds = 0  # fetches begun; when one begins, all that the one before brought is in the lanes
         self._ended = False
 
@@ -225,6 +235,8 @@ class BatchConsumer(driver.Consumer):
         app = self.app
         self._rounds += 1
         await app.calm()
+        if app.precedence is not None and self.flow_active:
+            timeout = self._give_precedence(app.precedence, timeout)
         epoch, generation = self._epoch, app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
@@ -248,6 +260,33 @@ class BatchConsumer(driver.Consumer):
             # (after `callback` was interrupted by a seek) would drop records that must be read again
             self._read_offset[tp] = None
             yield tp, self._batch_message(tp, part, generation)
+
+    def _give_precedence(self, rule: Precedence, timeout: float) -> float:
+        """Hold back what is to be read later, or read on; gives how long the fetch may wait.
+
+        Only here, before a fetch: what was fetched of a partition that is paused meanwhile is dropped.
+        """
+        undone = dict.fromkeys(rule.undone, 0)
+        for tp, lane in self._lanes.items():
+            if tp.topic in undone and lane.base is not None:
+                try:
+                    end = self.highwater(tp)
+                except (AssertionError, IllegalStateError):  # taken away in this moment
+                    continue
+                undone[tp.topic] += max(0, (end or 0) - (lane.committable() or lane.base))
+        if any(count > rule.undone[topic] for topic, count in undone.items()):
+            self._held = {tp for tp in self.assignment() if tp.topic in rule.later}
+            self.pause_partitions(self._held)
+            return min(timeout, HELD_S)
+        ours = self.assignment()
+        self.resume_partitions({tp for tp in self._held if tp in ours and self._reads_on(tp)})
+        self._held.clear()
+        return timeout
+
+    def _reads_on(self, tp: TP) -> bool:
+        """Whether reading of a partition has not come to its end."""
+        stop, lane = self.app.until.get(tp), self._lanes.get(tp)
+        return stop is None or lane is None or not lane.batches or lane.batches[-1].last + 1 < stop
 
     def _doubtful(self, epoch: int, generation: int) -> bool:
         """Whether what was fetched in this epoch and generation may not be delivered any more."""
@@ -506,6 +545,7 @@ class BatchApp(faust.App):
         max_dirty: dirty rows at which a checkpoint is made at once.
         drain_s: how long a rebalance or the end waits for batches under way.
         fetch_wait_ms: how long a broker may keep a fetch without records.
+        precedence: what is read later than other things.
         until: offsets at which reading ends, of some partitions: records from there on are neither delivered nor committed.
         credentials: Faust's `broker_credentials` (TLS, SASL).
         settings: further settings of Faust; they win.
@@ -530,6 +570,7 @@ class BatchApp(faust.App):
         max_dirty: int = MAX_DIRTY,
         drain_s: float = DRAIN_S,
         fetch_wait_ms: int = FETCH_WAIT_MS,
+        precedence: Precedence | None = None,
         until: Mapping[TP, int] | None = None,
         credentials: Any = None,
         **settings: Any,
@@ -541,6 +582,7 @@ class BatchApp(faust.App):
         self.max_dirty = max_dirty
         self.drain_s = drain_s
         self.fetch_wait_ms = fetch_wait_ms
+        self.precedence = precedence
         self.until = until or {}
         self.failure: BaseException | None = None
         self.batch_topics: set[str] = set()

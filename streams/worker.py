@@ -25,7 +25,7 @@ from engine.user import Limits, UserState, decode_user, encode_user
 from streams import security, topics
 from streams.asking import Asking
 from streams.authors import Authors
-from streams.batch import BATCH_SIZE, FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BackfillAssignor, BatchApp, BatchConsumer, serve_app
+from streams.batch import BATCH_SIZE, FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BackfillAssignor, BatchApp, BatchConsumer, Precedence, serve_app
 from streams.broadcast import Broadcast
 from streams.deadletters import DeadLetters
 from streams.engine_thread import EngineThread
@@ -54,8 +54,11 @@ HOLD_S = 0.2
 """How long pair deltas wait for more. A record costs some 300 µs on its way through Faust, so one per event and partition would cost more
 than the event's list; neighbours are published every 0.25 s at best, so nobody waits longer."""
 
-BACKFILL_BATCH = 4 * BATCH_SIZE
+BACKFILL_BATCH = 2 * BATCH_SIZE
 """Records in one batch of a backfill: nobody's list waits for it."""
+BACKFILL_PAIRS, BACKFILL_EXAMPLES = 16, 400
+"""Records of pairs, some 500 events each, and examples that may wait to be counted and learned while further events are read: an example is
+made of what was known then, but for some thousand events."""
 BACKFILL_PER_TICK = 3 * PER_TICK
 """Neighbour lists chosen in one tick of a backfill, 18 ms: examples are made of a past that goes by faster, and are to know of it."""
 
@@ -89,6 +92,7 @@ class Worker:
         )  # a row or a dead letter may be larger than an event
         self.outbox = Outbox({**security.librdkafka(settings), "message.max.bytes": largest})
         credentials = security.faust(settings).get("broker_credentials")
+        ahead = {names.pairs: BACKFILL_PAIRS, names.examples: BACKFILL_EXAMPLES}
         self.app = BatchApp(
             settings.app_id,
             bootstrap=",".join(settings.addresses),
@@ -100,6 +104,7 @@ class Worker:
             session_timeout_s=settings.session_timeout_s,
             fetch_wait_ms=MOCK_FETCH_WAIT_MS if is_mock else FETCH_WAIT_MS,
             batch_size=BATCH_SIZE if span is None else BACKFILL_BATCH,
+            precedence=None if span is None else Precedence(frozenset([names.events]), ahead),
             until={} if span is None else span.until,
             credentials=credentials,
             PartitionAssignor=PartitionAssignor if span is None else BackfillAssignor,
