@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Self
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 from faust.types import TP
 
@@ -20,6 +21,8 @@ BACKFILL = "headwater-backfill"
 """The name of those that backfill. A broker admits nobody to a group whose members share no such name with him
 (INCONSISTENT_GROUP_PROTOCOL), so the two are never in it together, whoever comes first."""
 TIMEOUT_S = 20.0
+NOT_YET = frozenset({KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR})
+"""Answers of a cluster that has just started: another one comes in a moment. librdkafka calls them not retriable here."""
 
 Offsets = Mapping[TP, int]
 
@@ -50,15 +53,23 @@ class Group:
         return [TP(name, partition) for name in names for partition in range(self._found.partitions.get(name, 0))]
 
     def protocol(self) -> str:
-        """Under which name the present members share partitions: `WORKERS`, `BACKFILL`, or "" without members, or where none can tell."""
-        if self.is_mock:
-            return ""
-        answer: Future[Any] = self._admin.describe_consumer_groups([self.name], request_timeout=TIMEOUT_S)[self.name]
-        try:
-            found = answer.result(TIMEOUT_S + 1)
-        except KafkaException as error:
-            raise _broken(error) from error
-        return str(found.partition_assignor or "") if found.members else ""
+        """Under which name the present members share partitions: `WORKERS`, `BACKFILL`, or "" without members, or where none can tell.
+
+        Raises:
+            BrokerError: the broker does not tell.
+        """
+        until = time.monotonic() + TIMEOUT_S
+        while not self.is_mock:
+            answer: Future[Any] = self._admin.describe_consumer_groups([self.name], request_timeout=TIMEOUT_S)[self.name]
+            try:
+                found = answer.result(TIMEOUT_S + 1)
+            except KafkaException as error:
+                if error.args[0].code() not in NOT_YET or time.monotonic() > until:
+                    raise _broken(error) from error
+                time.sleep(0.2)
+            else:
+                return str(found.partition_assignor or "") if found.members else ""
+        return ""
 
     def committed(self, parts: Iterable[TP]) -> dict[TP, int]:
         """The committed offsets, 0 where there is none.
@@ -111,6 +122,12 @@ class Group:
 
 
 def _broken(error: KafkaException) -> BrokerError:
-    kafka = error.args[0]
+    kafka: KafkaError = error.args[0]
     remedy = "check the broker, and the user's rights on the group and on the topics"
-    return BrokerError("group_unknown", kafka.str(), "an answer about the group", remedy, retryable=bool(kafka.retriable()))
+    return BrokerError(
+        "group_unknown",
+        f"{kafka.name()} {kafka.str()}",
+        "an answer about the group",
+        remedy,
+        retryable=kafka.retriable() or kafka.code() in {*NOT_YET, *topics.NO_ANSWER},
+    )
