@@ -166,8 +166,8 @@ State = tuple[dict[str, UserState], dict[int, ItemState]]
 def assert_same(one: State, two: State) -> None:
     """Users' rows are the same byte for byte; items' sums to the last digits of single precision.
 
-    The digits: partitions are read side by side, so that the order in which an item's numbers are added up is not fixed. Not compared are the
-    logs' epochs, where each topic has its own.
+    The digits: partitions are read side by side, so that the order in which an item's numbers are added up is not fixed. The logs' epochs
+    are not compared: each topic has its own.
 
     Raises:
         AssertionError: they differ.
