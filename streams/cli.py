@@ -13,6 +13,7 @@ from engine.errors import BadSettings, HeadwaterError, Problem
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
 from streams.cli_load import events_app, items_app
+from streams.cli_up import lists, up
 from streams.settings import Settings, shown, unit_of
 
 app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -21,6 +22,8 @@ app.add_typer(topics_app, name="topics")
 generations_app = typer.Typer(help="The generations of the model.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
 app.command()(backfill)
+app.command()(up)
+app.command()(lists)
 app.add_typer(items_app, name="items")
 app.add_typer(events_app, name="events")
 
