@@ -37,8 +37,13 @@ def headwater(
 
 
 @app.command()
-def config(context: typer.Context) -> None:
+def config(
+    context: typer.Context, markdown: Annotated[bool, typer.Option("--markdown", help="print docs/settings.md instead")] = False
+) -> None:
     """Print every setting with its value, unit, source and meaning; secrets are masked."""
+    if markdown:
+        print(late("streams.settings_page").page(), end="")
+        return
     settings = settings_of(context)
     rows = [
         (name, shown(getattr(settings, name)), unit_of(name), settings.sources[name], field.description or "")
