@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
+from bench.state import State
 from engine.errors import StateError
 from streams.backfill import alone
 from streams.group import BACKFILL, WORKERS
@@ -75,7 +76,7 @@ def test_state_is_that_of_a_live_replay(cluster: str, embedded: str, prefix: str
                 assert figure(printed, "events") == EVENTS
                 assert figure(printed, "users") == len(world.users())
                 assert figure(printed, "items") == len(world.items())
-            states.append((world.users(), world.items()))
+            states.append(State(world.users(), world.items()))
     assert_same(*states)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from bench.state import State
 from engine.errors import BrokerError
 from streams import topics
 from tests.story import Sent, Story, assert_same, installation, recorded
@@ -165,5 +166,5 @@ def test_replay_gives_the_same_state(embedded: str, tmp_path: Path, recorded: Se
                 story.feed(2_000)
                 world.start(prefix)
             story.check()
-            rows.append((world.users(), world.items()))
+            rows.append(State(world.users(), world.items()))
     assert_same(*rows)
