@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from bench.measure import Say, prepare
-from bench.state import differences, state_of
+from bench.state import differences, state_of, trimmed
 from bench.subject import Subject
 from engine.dataset import Dataset
 from streams import replay, security
@@ -36,18 +36,18 @@ def backfill(bootstrap: str, registry: str, generation: str, data: Dataset, acti
             began = time.perf_counter()
             with subject:
                 seconds = _until_consumed(subject, began)
+                memory = subject.counter("headwater_memory_bytes")
                 subject.end()
             found["live_seconds"], found["live_lists"] = round(seconds, 1), subject.lists
-            say(
-                f"  live, with lists (coalesced: {subject.lists:,.0f}): {len(data.rows) / seconds:,.0f} events/s, {seconds:.1f} s with its start"
-            )
+            rate = len(data.rows) / seconds
+            lists = f"lists (coalesced: {subject.lists:,.0f})"
+            say(f"  live, with {lists}: {rate:,.0f} events/s, {seconds:.1f} s with its start, {memory / 2**20:.0f} MB in the end")
         config = security.librdkafka(subject.settings)
         states.append(state_of(config, subject.names.users_changelog, subject.names.items_changelog))
     unlike = differences(*states)
     found["differences"] = len(unlike)
-    say(
-        f"  {len(states[0].users):,} users' and {len(states[0].items):,} items' rows compared: " + (", ".join(unlike[:SHOWN]) or "the same")
-    )
+    rows = f"{len(states[0].users):,} users' and {len(states[0].items):,} items' rows compared ({trimmed(states[0]):,} with trimmed pairs)"
+    say(f"  {rows}: {', '.join(unlike[:SHOWN]) or 'the same'}")
     return found
 
 

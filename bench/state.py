@@ -8,14 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
+from engine.hashtable import LASTING
 from engine.item import ItemState, decode_item
+from engine.pairs import Decay
 from engine.user import UserState, decode_user, encode_user
 from streams.table import INTERNAL
 
 TIMEOUT_S = 60.0
 SUMS, COUNTS = 1e-6, 1e-9
-"""How far sums may differ: of pairs, in single precision, and of popularity. Partitions are read side by side, so numbers are added up in another
-order each time."""
+"""How far sums may differ: of pairs, in single precision, and of popularity. Partitions are read side by side, so that numbers are added up
+in another order each time."""
+STRONGEST, SHARE = 100, 0.95
+"""Of an item that has met so many others that it was trimmed (when depends on that order, too): so many strongest pairs, and what share of
+them is the same in both."""
+TRIMMED = Decay().pairs
 
 
 class State(NamedTuple):
@@ -56,14 +62,25 @@ def _unlike(one: ItemState, two: ItemState) -> Iterator[str]:
         yield "logs"
     if not np.allclose(one.popularity, two.popularity, rtol=COUNTS, atol=0.0):
         yield "popularity"
-    (keys, weights), (keys2, weights2) = ((found[0][np.argsort(found[0])], found[1][np.argsort(found[0])]) for found in _pairs(one, two))
-    if not np.array_equal(keys, keys2) or not np.allclose(weights, weights2, rtol=SUMS, atol=0.0):
+    (keys, weights), (keys2, weights2) = _pairs(one), _pairs(two)
+    if max(len(keys), len(keys2)) >= TRIMMED:
+        strong, strong2 = (set(k[np.argsort(-w[:, LASTING])[:STRONGEST]].tolist()) for k, w in ((keys, weights), (keys2, weights2)))
+        if len(strong & strong2) < SHARE * STRONGEST:
+            yield f"{len(strong & strong2)} of the {STRONGEST} strongest pairs"
+    elif not np.array_equal(keys, keys2) or not np.allclose(weights, weights2, rtol=SUMS, atol=0.0):
         yield "pairs"
 
 
-def _pairs(*rows: ItemState) -> Iterator[tuple[Any, Any]]:
-    for row in rows:
-        yield row.pairs.used()
+def trimmed(state: State) -> int:
+    """Items that have met so many others that they were trimmed, or will be soon."""
+    return sum(len(_pairs(row)[0]) >= TRIMMED for row in state.items.values())
+
+
+def _pairs(row: ItemState) -> tuple[Any, Any]:
+    """Hashes in their order, and their weights."""
+    keys, weights = row.pairs.used()
+    order = np.argsort(keys)
+    return keys[order], weights[order]
 
 
 def _last(config: Mapping[str, Any], topic: str) -> Iterator[tuple[bytes, bytes]]:
