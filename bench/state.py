@@ -15,10 +15,10 @@ from engine.user import UserState, decode_user, encode_user
 from streams.table import INTERNAL
 
 TIMEOUT_S = 60.0
-SUMS, COUNTS = 1e-6, 1e-9
+SUMS, COUNTS = 1e-5, 1e-9
 """How far sums may differ: of pairs, in single precision, and of popularity. Partitions are read side by side, so that numbers are added up
 in another order each time."""
-STRONGEST, SHARE = 100, 0.95
+STRONGEST, SHARE = 100, 0.9
 """Of an item that has met so many others that it was trimmed (when depends on that order, too): so many strongest pairs, and what share of
 them is the same in both."""
 TRIMMED = Decay().pairs

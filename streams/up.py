@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
@@ -51,13 +50,15 @@ def main(environ: Mapping[str, str], config: Path | None, say: Callable[[str], N
     with tempfile.TemporaryDirectory(prefix="headwater-up-") as scratch, EmbeddedBroker() as broker, Children() as children:  # 1
         state = Path(scratch) / "state"
         own = {"HEADWATER_BROKER": f"kafka://{broker.bootstrap}", "HEADWATER_STATE_DIR": str(state), "HEADWATER_SESSION_TIMEOUT_S": "6"}
-        settings = load({**environ, **own}, config)
+        environ = {name: value for name, value in environ.items() if (name, value) != ("HEADWATER_CONFIG", str(CONFIG))}  # an earlier one's
+        environ |= own | ({"HEADWATER_CONFIG": str(config)} if config else {})
+        settings = load(environ)
         topics.create(topics.admin(settings), topics.topics(settings))
         FOLDER.mkdir(parents=True, exist_ok=True)  # 2
         told = {"broker": settings.broker, "prefix": settings.prefix, "registry": settings.registry}
         CONFIG.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in told.items()), encoding="utf-8")
         say(f"broker    {broker.bootstrap}, in memory")
-        worker = children.start("the worker", ["worker"], {**os.environ, **environ, **own}, FOLDER / "worker.log")  # 3
+        worker = children.start("the worker", ["worker"], environ, FOLDER / "worker.log")  # 3
         worker.until_ready(f"http://127.0.0.1:{settings.web_port}/readyz", READY_S, ended.is_set)
         # the gateway joins here
         if not ended.is_set():

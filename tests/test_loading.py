@@ -232,6 +232,10 @@ def test_loaded_rows_stand_on_their_topics(embedded: str, prefix: str, tmp_path:
         assert world.workers[-1].metric("headwater_events_total", outcome="duplicate") == 50
         assert world.workers[-1].metric("headwater_rerouted_records_total", source="events") == 0
         assert set(world.last(world.names.items)) == {b"i1", b"i2"}
+        listed = headwater("lists", "u0", stdin=b"", **world.environ)
+        assert listed.stdout.decode().splitlines()[1].split()[:2] == ["1", "i2"], listed.stderr
+        none = headwater("lists", "nobody", "--wait", "0", stdin=b"", **world.environ)
+        assert (none.returncode, none.stdout) == (1, b"no list for nobody on home\n")
         for record in world.tail(world.names.events).to_end():
             assert decode_event(record.value, record.key).type == "click"
 
