@@ -438,7 +438,7 @@ class BatchConsumer(driver.Consumer):
 
     async def positions(self, parts: Iterable[TP]) -> Positions:
         """Give how far the fetches have come in those of these partitions that are ours."""
-        epoch, rounds, found = self._epoch, self._rounds, {}
+        epoch, found = self._epoch, {}
         for tp in set(parts) & set(self.assignment()):
             try:
                 offset = await self.position(tp)
@@ -446,7 +446,7 @@ class BatchConsumer(driver.Consumer):
                 continue
             if offset is not None:
                 found[tp] = offset
-        return Positions(epoch, rounds, found)
+        return Positions(epoch, self._rounds, found)  # the fetch that is under way now may have brought the last of it
 
     async def close_gaps(self, wanted: Mapping[TP, int], before: Positions) -> None:
         """Commit these offsets where nothing stands between them and what is committed: where the fetches had come as far `before`, and

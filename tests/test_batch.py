@@ -307,7 +307,7 @@ def test_gaps_at_the_end_are_committed() -> None:
     def closed(*, rounds: int = 2, epoch: int = 0, position: int = 45) -> bool:
         consumer.sought.clear()
         consumer._rounds, consumer._epoch = rounds, epoch  # noqa: SLF001 - as above
-        asyncio.run(consumer.close_gaps({EVENTS: 45}, Positions(0, 1, {EVENTS: position})))  # type: ignore[misc,arg-type]
+        asyncio.run(consumer.close_gaps({EVENTS: 45}, Positions(0, 1, {EVENTS: position})))  # type: ignore[misc]
         return bool(consumer.sought)
 
     assert closed()
