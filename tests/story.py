@@ -168,4 +168,4 @@ def assert_same(one: State, two: State) -> None:
     """
     assert one.users
     assert one.items
-    assert not differences(one, two)
+    assert differences(one, two) == []
