@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import measure
+from bench.backfill import backfill
 from bench.subject import Subject
 from bench.swap import RATE, swap
 from engine.dataset import Dataset, read
@@ -34,12 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--broker", choices=("embedded", "kafka"), action="append", help="only this one; may be given again")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each freshness run")
     parser.add_argument("--sustain", type=float, default=measure.SUSTAIN_S, help="length of the proof of a sustained rate")
-    parser.add_argument("--only", choices=("freshness", "throughput", "encode", "swap"), action="append")
+    parser.add_argument("--only", choices=("freshness", "throughput", "encode", "swap", "backfill"), action="append")
     options = parser.parse_args(arguments)
-    wanted = options.only or ["freshness", "throughput", "encode", "swap"]
+    wanted = options.only or ["freshness", "throughput", "encode", "swap", "backfill"]
     data = read(ROOT / "data" / "online-retail")
     registry, generation = _generation()
-    report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}}
+    report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}, "backfill": {}}
     if "encode" in wanted:
         _say(f"encoding titles of {data.name}, {generation.id} ({generation.manifest.serving} serves)")
         report["encode_per_s"] = measure.encoding(generation, data, _say)
@@ -62,6 +63,11 @@ def _measure(
     wanted: Sequence[str],
     report: dict[str, Any],
 ) -> None:
+    if "backfill" in wanted and name == "kafka":  # the embedded broker keeps 5 MB of a partition
+        _say(f"backfill of {data.name}, {len(data.rows):,} events, {name}")
+        report["backfill"] = backfill(bootstrap, registry, generation.id, data, activate, _say)
+    if not {"freshness", "throughput"} & set(wanted):
+        return
     items = [row.item_id for row in data.rows]  # with repetition: as often as they were bought
     subject = Subject(bootstrap, registry)
     measure.prepare(subject, data)

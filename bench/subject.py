@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from engine.errors import HeadwaterError
 from streams import topics
@@ -20,6 +20,15 @@ from streams.settings import Settings, load
 
 TICKS = os.sysconf("SC_CLK_TCK")
 READY_S = 90.0
+
+
+class Backfilled(NamedTuple):
+    """What a backfill printed last, and what it took, its start included."""
+
+    printed: str
+    seconds: float
+    cpu_s: float
+    rss_mb: float
 
 
 class Subject:
@@ -39,6 +48,7 @@ class Subject:
             "HEADWATER_LOG_LEVEL": "warning",
         }
         self._lists = lists
+        self.lists = 0.0  # made, once it has ended
         self.settings: Settings = load(self._env)
         self.names = topics.Names.under(self.settings.prefix)
         client = topics.admin(self.settings)
@@ -86,13 +96,41 @@ class Subject:
         parts = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(parts[11]) + int(parts[12])) / TICKS
 
-    def stop(self) -> None:
-        """Stop the process and remove its state."""
+    def backfill(self) -> Backfilled:
+        """Run `headwater backfill` to its end.
+
+        Raises:
+            HeadwaterError: it failed.
+        """
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
+        command = [sys.executable, "-m", "streams.cli", "backfill"]
+        root = Path(__file__).resolve().parent.parent
+        began = time.perf_counter()
+        with tempfile.TemporaryFile() as out:
+            process = subprocess.Popen(command, env={**environ, **self._env}, cwd=root, stdout=out)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            seconds = time.perf_counter() - began
+            out.seek(0)
+            printed = out.read().decode().strip()
+        self._folder.cleanup()
+        if process.returncode:
+            raise HeadwaterError("backfill_failed", f"exit status {process.returncode}", "0", "read what it printed above")
+        return Backfilled(printed, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+    def end(self) -> None:
+        """Stop the process; it makes its last checkpoint."""
+        self.lists = self.counter("headwater_lists_total")
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+    def stop(self) -> None:
+        """Stop the process, if it still runs, and remove its state."""
+        if self._process.poll() is None:
+            self.end()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:

@@ -197,7 +197,7 @@ class Model:
             x = features.rows(np.concatenate([[at], *(rows for _, rows in drawn)]))
             stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
             packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
-            made.append(Example(*position, situation, packed))
+            made.append(Example(*position, situation, packed, self.generation))
         return made
 
     def _draft(self, asks: Sequence[Ask]) -> Draft:

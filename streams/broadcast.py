@@ -56,6 +56,8 @@ class Broadcast:
         self.caught_up = asyncio.Event()
         self.failure: BaseException | None = None
         self.records = 0
+        self.next: dict[tuple[str, int], int] = {}
+        """Per topic and partition the offset after the last record applied."""
 
     def start(self) -> None:
         """Begin to read.
@@ -103,6 +105,7 @@ class Broadcast:
                 if messages and not self._stopping.is_set():
                     asyncio.run_coroutine_threadsafe(self._apply(messages), loop).result()
                     self.records += len(messages)
+                    self.next.update(((message.topic(), message.partition()), message.offset() + 1) for message in messages)
                 if ended and self._left:
                     self._left.difference_update(ended)
                     if not self._left:

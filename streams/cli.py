@@ -12,12 +12,20 @@ import typer
 from engine.errors import BadSettings, HeadwaterError, Problem
 from streams import cli_generations, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
+from streams.cli_backfill import backfill
+from streams.cli_load import events_app, items_app
+from streams.cli_up import lists, up
 from streams.settings import Settings, shown, unit_of
 
 app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(cli_generations.app, name="generations")
+app.command()(backfill)
+app.command()(up)
+app.command()(lists)
+app.add_typer(items_app, name="items")
+app.add_typer(events_app, name="events")
 
 
 @app.callback()
@@ -29,8 +37,13 @@ def headwater(
 
 
 @app.command()
-def config(context: typer.Context) -> None:
+def config(
+    context: typer.Context, markdown: Annotated[bool, typer.Option("--markdown", help="print docs/settings.md instead")] = False
+) -> None:
     """Print every setting with its value, unit, source and meaning; secrets are masked."""
+    if markdown:
+        print(late("streams.settings_page").page(), end="")
+        return
     settings = settings_of(context)
     rows = [
         (name, shown(getattr(settings, name)), unit_of(name), settings.sources[name], field.description or "")

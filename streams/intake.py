@@ -49,7 +49,8 @@ NO_HEADERS: Headers = {}
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
     """What intake decides by. `examples_per_s`: examples at most; `tolerance_ms`: how far an event may be in the
-    future; `hold_s`: how long pair deltas wait for more, so that many events share a record.
+    future; `hold_s`: how long pair deltas wait for more, so that many events share a record; `chosen`: whether the event with this id, at
+    this partition and offset, becomes an example, instead of so many a second.
     """
 
     partitions: int
@@ -61,6 +62,7 @@ class IntakeRules:
     examples_per_s: float
     lists: bool = True
     hold_s: float = 0.0
+    chosen: Callable[[str, int, int], bool] | None = None
 
 
 class Intake:
@@ -152,14 +154,16 @@ class Intake:
             return
         key = item_key(event.item_id) if event.item_id is not None else 0
         lesson = None
+        chosen = self._rules.chosen
         if (
-            self._allowance >= 1.0
+            (self._allowance >= 1.0 or chosen is not None)
             and MERGED not in headers
             and row.events
             and key
             and key not in row.seen
             and row.personalise
             and self._rules.limits.weight(event) > 0
+            and (chosen is None or chosen(event.event_id, position.partition, position.offset))
         ):
             lesson = taste_of(row, max(time_ms, row.last_time))
         change: Change = row.apply(event, place, self._rules.limits, latest)

@@ -61,8 +61,10 @@ class ItemOwner:
         window: int,
         decay: Decay,
         topic: str,
+        per_tick: int = PER_TICK,
         reading: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._per_tick = per_tick
         self._items, self._model, self._engine, self._outbox = items, model, engine, outbox
         self._epochs, self._n, self._decay, self._topic = epochs, partitions, decay, topic
         self._steps = rank_weights(decay, window)
@@ -117,11 +119,19 @@ class ItemOwner:
             for rows in self._items.owned:
                 if self._known.get(rows.partition) is not rows:
                     await self._sweep(rows)
-            self._publish_counts(_take(self._counts, 15 * PER_TICK))
-            grown = _take(self._grown, PER_TICK)
-            for start in range(0, len(grown), PIECE):
-                await self._publish_neighbours(grown[start : start + PIECE])
-                await asyncio.sleep(0.001)
+            await self._publish(self._per_tick)
+
+    async def publish_all(self) -> None:
+        """Publish everything that waits for its turn."""
+        while self._counts or self._grown:
+            await self._publish(self._per_tick)
+
+    async def _publish(self, most: int) -> None:
+        self._publish_counts(_take(self._counts, 15 * most))
+        grown = _take(self._grown, most)
+        for start in range(0, len(grown), PIECE):
+            await self._publish_neighbours(grown[start : start + PIECE])
+            await asyncio.sleep(0.001)
 
     async def _sweep(self, rows: Any) -> None:
         """After a partition came to this worker: what the owner before did not publish any more is published now."""

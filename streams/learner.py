@@ -81,18 +81,22 @@ class Learner:
         """Publish the weights when they changed, once a second, until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
-            if self._rows is None or self._rows.closed:
-                continue
-            for generation in sorted(self._changed):
-                ranker = self._rankers[generation]
-                if np.isfinite(ranker.weights()).all():
-                    self._outbox.publish(self._topic, generation.encode(), pack_ranker(ranker, {}))
-                else:
-                    log.error("ranker_not_finite", remedy="the last good weights stay in use; look at the examples' features")
-            for generation in sorted(self._dropped):
-                self._outbox.publish(self._topic, generation.encode(), None)
-            self._changed.clear()
-            self._dropped.clear()
+            self.publish()
+
+    def publish(self) -> None:
+        """Publish the weights that changed."""
+        if self._rows is None or self._rows.closed:
+            return
+        for generation in sorted(self._changed):
+            ranker = self._rankers[generation]
+            if np.isfinite(ranker.weights()).all():
+                self._outbox.publish(self._topic, generation.encode(), pack_ranker(ranker, {}))
+            else:
+                log.error("ranker_not_finite", remedy="the last good weights stay in use; look at the examples' features")
+        for generation in sorted(self._dropped):
+            self._outbox.publish(self._topic, generation.encode(), None)
+        self._changed.clear()
+        self._dropped.clear()
 
     def _learn(self, record: Any) -> bool:
         """Learn one example; whether anything changed."""

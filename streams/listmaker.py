@@ -37,6 +37,8 @@ AT_ONCE = 16_384
 LESSONS, LESSONS_S = 8, 0.2
 """Examples made at once, at most, and how long the first one waits for others. Those that wait are lost with a crash: a row that knows its
 event makes no second one. They are a sample, so nothing counted is lost."""
+MOST_LESSONS = 64
+"""Examples waiting to be made from which on no further batch is applied: their features are to be as they were when their events came."""
 HEADERS_BYTES = 1_024
 """Room in a record for the key and the headers beside the list."""
 
@@ -194,6 +196,8 @@ class ListMaker:
         """Ask for an example; it may wait for others a little, since each record has its price."""
         job.owed.jobs += 1
         self._lessons.append(job)
+        if len(self._lessons) >= MOST_LESSONS:
+            self._room.clear()
         if len(self._lessons) == 1:
             self._lessons_due = False
             asyncio.get_running_loop().call_later(self._lessons_s, self._time_for_lessons)
@@ -214,7 +218,7 @@ class ListMaker:
         return bool(self._standing)
 
     async def room(self) -> None:
-        """Return when few enough users wait."""
+        """Return when few enough users and examples wait."""
         await self._room.wait()
 
     async def run(self) -> None:
@@ -224,7 +228,7 @@ class ListMaker:
             self._wake.clear()
             while self._answers or self._standing or (self._lessons and self._lessons_due):
                 await self._turn()
-                if len(self._standing) < HIGH_WATER:
+                if len(self._standing) < HIGH_WATER and len(self._lessons) < MOST_LESSONS:
                     self._room.set()
 
     def _notify(self) -> None:

@@ -33,7 +33,7 @@ MERGES = 1 << 14
 
 
 class People:
-    """The handler of `users`. `tolerance_ms`: how far ahead of the clock an erasure's time may be."""
+    """The handler of `users`. `tolerance_ms`: how far ahead of the clock an erasure's time may be; `lists`: whether lists are made."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class People:
         tolerance_ms: int,
         topic: str,
         routed_topic: str,
+        lists: bool = True,
         clock: Callable[[], float] = time,
     ) -> None:
+        self._lists = lists
         self._users, self._maker, self._outbox, self._dead, self._epochs = users, maker, outbox, dead, epochs
         self._n, self._surfaces, self._tolerance_ms, self._topic, self._routed = partitions, surfaces, tolerance_ms, topic, routed_topic
         self._clock = clock
@@ -81,7 +83,12 @@ class People:
             if not row.covers(place):
                 row.advance(place)
                 self._apply(rows, row, user, user_id, place, said_at)
-            if not row.alias_of and user is not None and not user.erase:  # also when it comes again: its list may not have been made
+            if row.alias_of or user is None or user.erase:
+                continue
+            if not self._lists:
+                if not row.personalise:  # what stands was made with what may not be used any more
+                    self._forget_lists(rows, user_id)
+            else:  # also when it comes again: its list may not have been made
                 trigger = Trigger("user", user_id, said_at, place)
                 wanted = self._surfaces if row.personalise else tuple(dict.fromkeys((*self._surfaces, *surfaces.noted(rows))))
                 self._maker.want(Standing(batch.partition, user_id, trigger, wanted, record.timestamp / 1000.0), owed)

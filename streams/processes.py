@@ -7,7 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +45,28 @@ class Child:
         if code is not None:
             remedy = f"read {self.log}" if self.log else "read its output above"
             raise HeadwaterError("process_ended", f"{self.name} ended with {code}", "a process that runs", remedy)
+
+    def until_ready(self, url: str, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Return when `url` answers with success, or when nobody waits any more.
+
+        Raises:
+            HeadwaterError: it has ended, or does not answer so in time.
+        """
+        late, said = time.monotonic() + seconds, "no answer"
+        while not stopped():
+            self.check()
+            try:
+                with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
+                    return
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = error.read().decode(errors="replace").strip()
+            except OSError as error:
+                said = str(error)
+            if time.monotonic() > late:
+                remedy = f"read {self.log}"
+                raise HeadwaterError("not_ready", f"after {seconds:g} s: {said}", f"{self.name} ready", remedy, retryable=True)
+            time.sleep(0.1)
 
     def stop(self) -> None:
         """End it: asked to, and after some seconds without asking."""

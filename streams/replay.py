@@ -106,7 +106,7 @@ def replay_items(dataset: Dataset, producer: Producer, progress: Progress | None
     Raises:
         BrokerError: a record was not taken.
     """
-    started, outgoing = time.monotonic(), _Outgoing(producer, topic, len(dataset.items), progress)
+    started, outgoing = time.monotonic(), Outgoing(producer, topic, len(dataset.items), progress)
     for item in dataset.items:
         outgoing.send(*item_record(item))
     outgoing.finish()
@@ -147,7 +147,7 @@ def replay_rows(
     Raises:
         BrokerError: a record was not taken.
     """
-    started, outgoing = clock(), _Outgoing(producer, topic, len(rows), progress)
+    started, outgoing = clock(), Outgoing(producer, topic, len(rows), progress)
     for row in rows:
         if math.isfinite(speed):
             wait = started + (row.time - rows[0].time) / speed - clock()
@@ -202,7 +202,7 @@ def instant(text: str) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-class _Outgoing:
+class Outgoing:
     """Records on their way to one topic: the first that is refused ends the replay, also when its answer comes late."""
 
     def __init__(self, producer: Producer, topic: str, total: int, progress: Progress | None) -> None:
@@ -237,7 +237,7 @@ class _Outgoing:
 
 def _broker_error(error: BaseException) -> BrokerError:
     text = f"{type(error).__name__}: {error}"
-    remedy = "check HEADWATER_BROKER, and that `headwater topics check` passes; then replay again: repeats are dropped"
+    remedy = "check HEADWATER_BROKER, and that `headwater topics check` passes; then send again: repeats are dropped"
     return BrokerError("replay", text, "every record acknowledged", remedy, retryable=bool(getattr(error, "retriable", False)))
 
 

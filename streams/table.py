@@ -158,6 +158,11 @@ class Rows(Generic[R]):
                 yield key, row
             self._own()
 
+    def keys(self) -> Iterator[bytes]:
+        """Give the key of every row that the last checkpoint stored; internal ones are left out."""
+        self._own()
+        return (key for key in self._db.keys() if not key.startswith(INTERNAL) and key != OFFSET_KEY)  # noqa: SIM118 - no mapping
+
     # -- checkpoint
 
     def take(self) -> int:

@@ -7,13 +7,15 @@ active generation is loaded and proven; 4 Faust joins the group, recovers its ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import msgspec
 from aiokafka.errors import IllegalStateError
+from faust.assignor.partition_assignor import PartitionAssignor
 
 from engine.document import MAX_RECORD_BYTES
+from engine.errors import StateError
 from engine.item import ItemState, decode_item, encode_item
 from engine.item import warm_up as warm_up_counting
 from engine.model import Model, warm_up
@@ -23,13 +25,14 @@ from engine.user import Limits, UserState, decode_user, encode_user
 from streams import security, topics
 from streams.asking import Asking
 from streams.authors import Authors
-from streams.batch import FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BatchApp, BatchConsumer, serve_app
+from streams.batch import BATCH_SIZE, FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BackfillAssignor, BatchApp, BatchConsumer, Precedence, serve_app
 from streams.broadcast import Broadcast
 from streams.deadletters import DeadLetters
 from streams.engine_thread import EngineThread
 from streams.epochs import Epochs
+from streams.group import BACKFILL, Group
 from streams.intake import Intake, IntakeRules
-from streams.itemowner import ItemOwner
+from streams.itemowner import PER_TICK, ItemOwner
 from streams.learner import Learner
 from streams.listmaker import ListMaker, Targets
 from streams.logs import configure, logger
@@ -38,6 +41,7 @@ from streams.outbox import Outbox
 from streams.people import People
 from streams.settings import Settings
 from streams.shared import RETRY_S, Shared
+from streams.span import Span
 from streams.web import serve
 
 SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "requests": "requests", "_pairs": "pairs"}
@@ -50,14 +54,28 @@ HOLD_S = 0.2
 """How long pair deltas wait for more. A record costs some 300 µs on its way through Faust, so one per event and partition would cost more
 than the event's list; neighbours are published every 0.25 s at best, so nobody waits longer."""
 
+BACKFILL_BATCH = 2 * BATCH_SIZE
+"""Records in one batch of a backfill: nobody's list waits for it."""
+BACKFILL_PAIRS, BACKFILL_EXAMPLES = 16, 400
+"""Records of pairs, some 500 events each, and examples that may wait to be counted and learned while further events are read: an example is
+made of what was known then, but for some thousand events."""
+BACKFILL_PER_TICK = 3 * PER_TICK
+"""Neighbour lists chosen in one tick of a backfill, 18 ms: examples are made of a past that goes by faster, and are to know of it."""
+
 log = logger(__name__)
 
 
 class Worker:
-    """All parts of one worker process. Must be made inside the event loop that runs it."""
+    """All parts of one worker process. Must be made inside the event loop that runs it.
 
-    def __init__(self, settings: Settings, *, accept_new_logs: bool = False, lists: bool = True) -> None:
+    `span`: it backfills (`streams.backfill`): it reads events so far only, makes no lists, and leaves requests to others.
+    """
+
+    def __init__(self, settings: Settings, *, accept_new_logs: bool = False, lists: bool = True, span: Span | None = None) -> None:
         self.settings = settings
+        lists = lists and span is None
+        self.ended = asyncio.Event()
+        """Set it to end the worker in good order."""
         self.metrics = metrics = Metrics()
         client = topics.admin(settings)
         wanted = topics.topics(settings)
@@ -74,6 +92,7 @@ class Worker:
         )  # a row or a dead letter may be larger than an event
         self.outbox = Outbox({**security.librdkafka(settings), "message.max.bytes": largest})
         credentials = security.faust(settings).get("broker_credentials")
+        ahead = {names.pairs: BACKFILL_PAIRS, names.examples: BACKFILL_EXAMPLES}
         self.app = BatchApp(
             settings.app_id,
             bootstrap=",".join(settings.addresses),
@@ -84,7 +103,11 @@ class Worker:
             commit_interval_s=settings.checkpoint_interval_s,
             session_timeout_s=settings.session_timeout_s,
             fetch_wait_ms=MOCK_FETCH_WAIT_MS if is_mock else FETCH_WAIT_MS,
+            batch_size=BATCH_SIZE if span is None else BACKFILL_BATCH,
+            precedence=None if span is None else Precedence(frozenset([names.events]), ahead),
+            until={} if span is None else span.until,
             credentials=credentials,
+            PartitionAssignor=PartitionAssignor if span is None else BackfillAssignor,
         )
         budget = {
             "block_cache_bytes": max(1, settings.block_cache_mb // (2 * n)) * MIB,
@@ -145,6 +168,7 @@ class Worker:
             settings.examples_per_s if lists else 0.0,
             lists,
             HOLD_S,
+            None if span is None else span.chosen,
         )
         self.intakes: list[Intake] = []
         for source in ("events", "_events"):
@@ -175,6 +199,7 @@ class Worker:
             window=settings.pair_window,
             decay=decay,
             topic=names.item_stats,
+            per_tick=PER_TICK if span is None else BACKFILL_PER_TICK,
             reading=lambda: bool(cast("BatchConsumer", self.app.consumer).flow_active),
         )
         self.learner = Learner(self.items, self.outbox, names.weights, self.shared.first_weights, lambda: self.model.ranker)
@@ -191,6 +216,7 @@ class Worker:
             tolerance_ms=round(settings.future_tolerance_s * 1000),
             topic=names.users,
             routed_topic=names.routed_events,
+            lists=lists,
         )
         asking = Asking(
             self.users,
@@ -205,7 +231,8 @@ class Worker:
             encode_query=self.authors.query,
         )
         self.app.batch_agent(names.users, people.handle)
-        self.app.batch_agent(names.requests, asking.handle)
+        if span is None:
+            self.app.batch_agent(names.requests, asking.handle)
         self.app.batch_agent(names.pairs, self.owner.handle)
         self.app.batch_agent(names.examples, self.learner.handle)
         for topic, handler in (
@@ -227,8 +254,8 @@ class Worker:
             return "partitions and their state"
         return ""
 
-    async def run(self) -> int:
-        """Run until SIGTERM, SIGINT or a failure; the exit status."""
+    async def run(self, *more: Callable[[], Coroutine[Any, Any, None]]) -> int:
+        """Run until SIGTERM, SIGINT, `ended` or a failure; the exit status. `more`: further parts."""
         settings = self.settings
         web = await serve(settings.web_host, settings.web_port, self.metrics.registry, self.waiting_for)
         tasks: list[asyncio.Task[None]] = []
@@ -251,8 +278,9 @@ class Worker:
             )
             intakes = (intake.run() for intake in self.intakes)
             parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self.shared.run(), self._watch(), *intakes)
+            parts = (*parts, *(part() for part in more))
             tasks += [asyncio.create_task(self._guard(part)) for part in parts]
-            return await serve_app(self.app)
+            return await serve_app(self.app, self.ended)
         finally:
             await self.broadcast.stop()  # first: a cancelled list lets go of the model while its loops may still read it
             for task in tasks:
@@ -314,8 +342,13 @@ def main(settings: Settings, *, accept_new_logs: bool = False, lists: bool = Tru
 
     Raises:
         TopicError, BrokerError, BadSettings: it cannot start.
+        StateError: a backfill is under way.
     """
     configure(settings.log_level, settings.log_format)
+    with Group(settings) as group:
+        if group.protocol() == BACKFILL:
+            remedy = "start workers when it is done; if it was killed, run it again, or wait for its session to end"
+            raise StateError("backfill_under_way", f"a backfill in the group {group.name}", "workers only", remedy, retryable=True)
 
     async def run() -> int:
         return await Worker(settings, accept_new_logs=accept_new_logs, lists=lists).run()

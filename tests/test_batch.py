@@ -13,7 +13,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import QUIET_LOGGERS, Batch, BatchApp, BatchConsumer, Lane, OrderError, _round_robin
+from streams.batch import QUIET_LOGGERS, Batch, BatchApp, BatchConsumer, Lane, OrderError, Positions, Precedence, _round_robin
 from streams.outbox import Outbox
 
 
@@ -186,25 +186,54 @@ class Fetching:
 
     getmany = BatchConsumer.getmany
     _rewind, _doubtful, _batch_message = BatchConsumer._rewind, BatchConsumer._doubtful, BatchConsumer._batch_message  # noqa: SLF001 - under test
+    _give_precedence, _reads_on = BatchConsumer._give_precedence, BatchConsumer._reads_on  # noqa: SLF001 - as above
+    close_gaps = BatchConsumer.close_gaps
 
     def __init__(self, meanwhile: Any) -> None:
         recovery = SimpleNamespace(active_offsets={CHANGELOG: 41}, standby_offsets={})
         monitor = SimpleNamespace(track_tp_end_offset=lambda *_: None)
         self.app: Any = SimpleNamespace(
-            consumer_generation_id=1, batch_size=2, batch_topics={"events"}, monitor=monitor, tables=SimpleNamespace(recovery=recovery)
+            consumer_generation_id=1,
+            batch_size=2,
+            batch_topics={"events"},
+            monitor=monitor,
+            tables=SimpleNamespace(recovery=recovery),
+            precedence=None,
+            until={},
         )
         self.app.calm = self.calm
         self.flow_active, self.should_stop, self._epoch = True, False, 0
         self._buffered_partitions: set[TP] = set()
         self._read_offset: dict[TP, int | None] = {}
         self._lanes: dict[TP, Lane] = {}
+        self._held: set[TP] = set()
+        self._rounds, self._committed_offset = 0, dict[TP, int]()
+        self.paused: set[TP] = set()
+        self.waited = 0.0
         self.meanwhile = meanwhile
+
+    def pause_partitions(self, tps: Any) -> None:
+        """Upstream's."""
+        self.paused |= set(tps)
+
+    def resume_partitions(self, tps: Any) -> None:
+        """Upstream's."""
+        self.paused -= set(tps)
+
+    def assignment(self) -> set[TP]:
+        """All that is ours."""
+        return {EVENTS, PAIRS}
+
+    async def _commit(self, offsets: dict[TP, int]) -> bool:
+        self.sought.append(offsets)
+        return True
 
     async def calm(self) -> None:
         """Nothing else is at work."""
         self.sought: list[Any] = []
 
     async def _wait_next_records(self, timeout: float) -> tuple[dict[TP, list[Any]], None]:  # noqa: ASYNC109 - upstream's
+        self.waited = timeout
         self.meanwhile(self)
         record = {"timestamp": 0, "timestamp_type": 0}
         return {tp: [SimpleNamespace(offset=n, **record) for n in range(42, 45)] for tp in (EVENTS, CHANGELOG)}, None
@@ -228,7 +257,7 @@ class Fetching:
         return asyncio.run(run())
 
 
-EVENTS, CHANGELOG = TP("events", 0), TP("_users-changelog", 0)
+EVENTS, CHANGELOG, PAIRS = TP("events", 0), TP("_users-changelog", 0), TP("_pairs", 0)
 
 
 def test_fetch() -> None:
@@ -241,6 +270,53 @@ def test_fetch() -> None:
         (CHANGELOG, [44]),
     ]
     assert isinstance(fetched[0][1], Batch)
+
+
+@pytest.mark.parametrize("until,read", [(41, []), (42, []), (43, [42]), (44, [42, 43]), (45, [42, 43, 44]), (46, [42, 43, 44])])
+def test_reading_ends_at_an_offset(until: int, read: list[int]) -> None:
+    """Nothing from there on is delivered, wherever a fetch or a chunk is cut, and the partition is fetched no more; others are."""
+    consumer = Fetching(lambda _: None)
+    consumer.app.until = {EVENTS: until}
+    fetched = consumer.fetch()
+    assert [record.offset for tp, value in fetched if tp == EVENTS for record in value.records] == read
+    assert len([tp for tp, _ in fetched if tp == CHANGELOG]) == 2
+    assert consumer.paused == ({EVENTS} if until < 45 else set())
+
+
+def test_later_topics_wait_for_what_is_undone() -> None:
+    """While more records of another topic are undone than allowed, the later topic is not fetched; then it is, unless it has been read."""
+    consumer = Fetching(lambda _: None)
+    consumer.app.precedence = Precedence(frozenset({"events"}), {"_pairs": 3})
+    lane = consumer._lanes[PAIRS] = Lane()  # noqa: SLF001 - as the consumer keeps it
+    lane.base = 40  # of 45
+    consumer.fetch()
+    assert consumer.paused == {EVENTS}
+    assert consumer.waited < 1.0
+    lane.base = 42
+    consumer.fetch()
+    assert not consumer.paused
+    assert consumer.waited == 1.0
+
+
+def test_gaps_at_the_end_are_committed() -> None:
+    """An offset without a record is passed only when a whole fetch after it has been handled and committed, and no seek came between."""
+    consumer = Fetching(lambda _: None)
+    consumer.sought = []
+    lane = consumer._lanes[EVENTS] = Lane()  # noqa: SLF001 - as above
+
+    def closed(*, rounds: int = 2, epoch: int = 0, position: int = 45) -> bool:
+        consumer.sought.clear()
+        consumer._rounds, consumer._epoch = rounds, epoch  # noqa: SLF001 - as above
+        asyncio.run(consumer.close_gaps({EVENTS: 45}, Positions(0, 1, {EVENTS: position})))  # type: ignore[misc]
+        return bool(consumer.sought)
+
+    assert closed()
+    assert lane.base == 45
+    assert not closed(rounds=1)
+    assert not closed(epoch=1)
+    assert not closed(position=44)
+    batches(lane, [1])
+    assert not closed()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from engine.encoder import CPU, Encoder, open_tokenizer
-from engine.errors import ArtefactError
+from engine.errors import ArtefactError, DatasetError
 from engine.generation import Generation
 from engine.manifest import TOKENIZER, Variant
 from engine.pooling import Pooling, unit
@@ -387,10 +387,13 @@ def test_catalogues_are_folders_or_files(tmp_path: Path) -> None:
     (folder / "META.json").write_text("{}")
     (tmp_path / "lines").write_text('{"item_id":"a","title":"One"}\n{"item_id":"b","title":"Two"}\n')
     assert [(i.item_id, i.title) for i in read_catalogue(folder)] == [(i.item_id, i.title) for i in read_catalogue(tmp_path / "lines")]
+    (tmp_path / "items.csv").write_text("id;name\na;One\nb;Two\n")
+    assert read_catalogue(tmp_path / "items.csv") == read_catalogue(tmp_path / "lines")
     (tmp_path / "broken").write_text("nothing\n")
-    for path in (tmp_path / "broken", tmp_path / "missing"):
-        with pytest.raises(ArtefactError):
-            read_catalogue(path)
+    (tmp_path / "bad.csv").write_text("id,name\ni1,\n")
+    for name, error in (("broken", DatasetError), ("bad.csv", ArtefactError), ("missing", ArtefactError)):
+        with pytest.raises(error):
+            read_catalogue(tmp_path / name)
 
 
 def test_help_is_quick() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.features import NAMES, Taste
 from engine.model import Ask, Model
 from engine.partition import item_key
+from engine.ranker import Ranker, pack_ranker, unpack_ranker
 from engine.records import Rule
 from engine.rules import compile_rules
 from engine.user import Position
@@ -143,6 +144,23 @@ def test_learning_makes_the_item_taken_stand_higher() -> None:
         assert example is not None
         shop.model.ranker.learn(example.matrix(), example.situation)
     assert rank() < before
+
+
+def test_weights_are_taken_over_again_and_again() -> None:
+    """Rule: examples name the generation of their features, so weights learned from them are taken over each time, not only the first."""
+    shop = Shop(60).live(80)
+    model = shop.model
+    model.generation = "g-1"
+    taste = shop.taste("u10")
+    learner = Ranker()
+    for n in range(3):
+        example = model.example(taste, model.catalogue.hashes[int(np.flatnonzero(model.open_for(taste))[n])], PLACE)
+        assert example is not None
+        assert example.generation == "g-1"
+        learner.generation = example.generation
+        learner.learn(example.matrix(), example.situation)
+        model.use_ranker(unpack_ranker(pack_ranker(learner, {}))[0])
+        assert model.ranker.version == n + 1
 
 
 def test_a_removed_item_is_an_unknown_candidate() -> None:

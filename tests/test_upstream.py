@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import Fetcher as AIOKafkaFetcher
 from faust.agents.agent import Agent
 from faust.app.base import App, BootStrategy
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.serializers.schemas import Schema
 from faust.stores.rocksdb import RocksDBOptions, Store
 from faust.tables.base import Collection
@@ -25,7 +26,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
 
-from streams.batch import BatchConsumer, BatchSchema, BatchTransport, FetchThread, HeadlessBoot
+from streams.batch import BackfillAssignor, BatchConsumer, BatchSchema, BatchTransport, FetchThread, HeadlessBoot
 from streams.table import OFFSET_KEY, CheckpointTable
 
 PINNED: list[tuple[type, str, str, str]] = [
@@ -44,6 +45,9 @@ PINNED: list[tuple[type, str, str, str]] = [
     (Consumer, "on_task_error", "c30f56d8d6c2ae2d", "BatchConsumer.on_task_error: is it still the commit after an agent's error?"),
     (Consumer, "on_buffer_full", "5221a84ed528308f", "BatchConsumer.on_buffer_full: does a partition still have to be paused?"),
     (App, "_new_transport", "656aa2daa28e9ddc", "BatchApp._new_transport"),
+    (PartitionAssignor, "name", "ab34d2911ccff561", "BackfillAssignor.name: is it still what the broker compares?"),
+    (Consumer, "pause_partitions", "3eb33668adac99fb", "what is paused is fetched no more; getmany drops what is not active"),
+    (Consumer, "resume_partitions", "b3e5bf87a488f706", "the other way"),
     (BootStrategy, "web_server", "0d03be2ee6092919", "HeadlessBoot: is enable_web still what decides?"),
     (BootStrategy, "_should_enable_web", "d64fc5fd792069b8", "HeadlessBoot: is enable_web still what decides?"),
     (Collection, "_changelog_topic_name", "8214991d03906fe1", "CheckpointTable._changelog_topic_name"),
@@ -115,9 +119,9 @@ def digest(text: str) -> str:
 
 
 def source(owner: type, name: str) -> str:
-    """Give the source of a method, also of one that mode has made a task of."""
+    """Give the source of a method or a property, also of one that mode has made a task of."""
     part = inspect.getattr_static(owner, name)
-    return inspect.getsource(inspect.unwrap(getattr(part, "fun", part)))
+    return inspect.getsource(inspect.unwrap(getattr(part, "fun", getattr(part, "fget", part))))
 
 
 @pytest.mark.parametrize("owner,name,expected,why", PINNED, ids=[f"{owner.__name__}.{name}" for owner, name, _, _ in PINNED])
@@ -160,6 +164,7 @@ def test_overrides_have_something_to_replace() -> None:
         ),
         (BatchSchema, Schema, ("compile",)),
         (HeadlessBoot, BootStrategy, ("enable_web",)),
+        (BackfillAssignor, PartitionAssignor, ("name",)),
         (BatchTransport, driver.Transport, ("Consumer",)),
         (FetchThread, driver.AIOKafkaConsumerThread, ("_create_worker_consumer",)),
     ):

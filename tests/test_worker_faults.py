@@ -7,155 +7,19 @@ import shutil
 import subprocess
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from engine.dataset import read
+from bench.state import State
 from engine.errors import BrokerError
-from engine.hashtable import LASTING, SESSION
-from engine.item import ItemState
-from engine.protocol import in_order
-from engine.user import encode_user
 from streams import topics
-from streams.replay import event_record
-from tests.worker_process import ROOT, STOP_S, Installation
+from tests.story import Sent, Story, assert_same, installation, recorded
+from tests.worker_process import STOP_S
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
-
-WINDOW, STEP = 15, 0.85
-"""A new item is paired with so many items before it, each STEP times weaker than the one after it."""
-PAIR_DAYS, PAIR_TIME = 3650.0, 1_577_836_800_000
-"""Half-life of a pair, and the time (ms) at which one weighs 1: 2020."""
-HISTORY = 100
-
-
-class Sent(NamedTuple):
-    """A recorded event as it is sent."""
-
-    user: str
-    item: str
-    time: int  # ms
-    key: bytes
-    value: bytes
-
-
-@pytest.fixture(scope="module")
-def recorded() -> Sequence[Sent]:
-    """Plays of interactive stories (IFDB), 12,000 of 779 people, in the protocol's order."""
-    data = read(ROOT / "data" / "ifdb-played")
-    rows = in_order(data.rows)[:12_000]
-    return [Sent(row.user, row.item_id, round(row.time * 1000), *event_record(data.name, row)) for row in rows]
-
-
-def number_of(item: str) -> int:
-    """The number by which an item is known inside (design: 8 bytes of BLAKE2b, little endian)."""
-    return int.from_bytes(blake2b(item.encode(), digest_size=8).digest(), "little")
-
-
-def weights(row: ItemState, column: int) -> dict[int, float]:
-    """One kind of weights of an item's pairs, single precision."""
-    keys, found = row.pairs.used()
-    return dict(zip(keys.tolist(), found[:, column].tolist(), strict=True))
-
-
-class Count:
-    """What state must say after these events, all clicks, each once: counted the plain way."""
-
-    def __init__(self, events: Sequence[Sent]) -> None:
-        self.histories: dict[str, list[str]] = defaultdict(list)
-        self.items: dict[int, int] = defaultdict(int)
-        self.pairs: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-        for event in events:
-            before: list[str] = []
-            for item in reversed(self.histories[event.user][-HISTORY + 1 :]):
-                if item != event.item and item not in before:
-                    before.append(item)
-                if len(before) == WINDOW:
-                    break
-            one, weight = number_of(event.item), 2.0 ** ((event.time - PAIR_TIME) / (PAIR_DAYS * 86_400_000))
-            self.items[one] += 1
-            for place, item in enumerate(before):
-                for a, b in ((one, number_of(item)), (number_of(item), one)):
-                    self.pairs[a][b] += weight * STEP**place
-            self.histories[event.user].append(event.item)
-
-
-class Story:
-    """An installation that recorded events are fed to, and what was fed."""
-
-    def __init__(self, world: Installation, recorded: Sequence[Sent]) -> None:
-        self.world, self.recorded, self.fed = world, recorded, 0
-
-    def feed(self, count: int, *, pace: float = 0.0) -> None:
-        """Send the next events, 500 at a time with `pace` seconds between."""
-        for at in range(self.fed, self.fed + count, 500):
-            part = self.recorded[at : min(at + 500, self.fed + count)]
-            self.send(part)
-            if pace:
-                time.sleep(pace)
-        self.fed += count
-
-    def send(self, events: Sequence[Sent]) -> None:
-        """Send events."""
-        for event in events:
-            self.world.put(self.world.names.events, event.key, event.value)
-        self.world.flush()
-
-    def committed(self) -> int:
-        """How many events the group has committed."""
-        return sum(offset for offset, _ in self.world.committed(self.world.names.events).values())
-
-    def wait_committed(self, count: int, seconds: float = 60.0) -> None:
-        """Wait until the group has committed so many events."""
-        until = time.monotonic() + seconds
-        while self.committed() < count:
-            assert time.monotonic() < until, f"{self.committed()} of {count}\n{self.world.troubles()}"
-            time.sleep(0.05)
-
-    def check(self) -> None:
-        """Compare rows in the changelogs and lists with the count of what was fed.
-
-        Raises:
-            AssertionError: an event was lost, or counted twice.
-        """
-        events, world = self.recorded[: self.fed], self.world
-        world.settled()
-        count = Count(events)
-        users = world.users()
-        assert {user: row.events for user, row in users.items()} == {user: len(all_) for user, all_ in count.histories.items()}
-        assert {user: [one.item_id for one in row.history] for user, row in users.items()} == {
-            user: all_[-HISTORY:] for user, all_ in count.histories.items()
-        }
-        items = world.items()
-        assert {item: row.count for item, row in items.items() if row.count} == count.items
-        for item, pairs in count.pairs.items():
-            assert weights(items[item], LASTING) == pytest.approx(pairs, rel=1e-6)
-        assert {item for item, row in items.items() if row.pairs} == set(count.pairs)
-        self.check_lists(events)
-
-    def check_lists(self, events: Sequence[Sent]) -> None:
-        """Each user's newest list covers the user's last event, and holds no item that the user had."""
-        world, last, had = self.world, dict[str, tuple[int, int]](), defaultdict[str, set[str]](set)
-        values = {event.value for event in events}
-        for record in world.tail(world.names.events).to_end():
-            if record.value in values:
-                values.discard(record.value)  # the first time only: a repeat leads to no list
-                user = (record.key or b"").decode()
-                last[user] = max(last.get(user, (-1, -1)), (record.partition, record.offset))
-                had[user].add(record.json["item_id"])
-        lists = {key.decode().removeprefix("home:"): r.json for key, r in world.last(world.names.recommendations).items()}
-        assert set(lists) == set(last)
-        for user, (partition, offset) in last.items():
-            covered = lists[user]["applied"]["events"]
-            assert covered[0] == partition
-            assert covered[1] >= offset, f"{user}: the newest list covers {covered}, the last event is at {offset}"
-            assert not had[user] & {one["item_id"] for one in lists[user]["items"]}
 
 
 def start_kafka(folder: Path) -> tuple[str, str]:
@@ -168,13 +32,10 @@ def start_kafka(folder: Path) -> tuple[str, str]:
     return script, started.stdout.split()[-1]
 
 
-def installation(bootstrap: str, prefix: str, folder: Path, recorded: Sequence[Sent], **settings: Any) -> Installation:
-    """An installation whose catalogue has the items of the recorded events."""
-    world = Installation(bootstrap, prefix, folder, **settings)
-    for item in {event.item for event in recorded}:
-        world.put(world.names.items, item, {"item_id": item, "title": f"Story {item}"})
-    world.flush()
-    return world
+@pytest.fixture(scope="module", name="recorded")
+def recorded_events() -> Sequence[Sent]:
+    """12,000 plays of 779 people."""
+    return recorded(12_000)
 
 
 @pytest.fixture
@@ -292,8 +153,7 @@ def test_replay_gives_the_same_state(embedded: str, tmp_path: Path, recorded: Se
     """Two runs over the same log, cut into other batches, give the same users' rows byte for byte; items' sums to the last digits
     of single precision.
 
-    The digits: partitions are read side by side, so that the order in which an item's numbers are added up is not fixed. (One cluster: the
-    embedded broker's logs share an epoch, which stands in the rows.)
+    (One cluster: the embedded broker's logs share an epoch, which stands in the rows.)
     """
     rows = []
     for prefix, early in (("same1.", True), ("same2.", False)):
@@ -306,14 +166,5 @@ def test_replay_gives_the_same_state(embedded: str, tmp_path: Path, recorded: Se
                 story.feed(2_000)
                 world.start(prefix)
             story.check()
-            rows.append((world.users(), world.items()))
-    (users, items), (users2, items2) = rows
-    assert {user: encode_user(row) for user, row in users.items()} == {user: encode_user(row) for user, row in users2.items()}
-    assert set(items) == set(items2)
-    for item, row in items.items():
-        other = items2[item]
-        assert (row.count, row.first_time, row.last_time) == (other.count, other.first_time, other.last_time)
-        assert row.applied.keys() == other.applied.keys()
-        for column in (LASTING, SESSION):
-            assert weights(row, column) == pytest.approx(weights(other, column), rel=1e-6)
-        assert row.popularity == pytest.approx(other.popularity, rel=1e-9)
+            rows.append(State(world.users(), world.items()))
+    assert_same(*rows)

@@ -308,13 +308,23 @@ class Installation:
 
     # -- workers
 
-    def start(self, name: str = "w", *arguments: str, ready: bool = True, **settings: Any) -> Worker:
-        """Start a worker with a state folder of its own, and wait until it is ready."""
-        worker = Worker(self, name, arguments, {f"HEADWATER_{key.upper()}": str(value) for key, value in settings.items()})
+    def start(self, name: str = "w", *arguments: str, ready: bool = True, command: str = "worker", **settings: Any) -> Worker:
+        """Start a worker with a state folder of its own, and wait until it is ready; or another command that runs one."""
+        worker = Worker(self, name, (command, *arguments), {f"HEADWATER_{key.upper()}": str(value) for key, value in settings.items()})
         self.workers.append(worker)
         if ready:
             worker.wait_ready()
         return worker
+
+    def backfill(self, *arguments: str, name: str = "w", seconds: float = 90.0, **settings: Any) -> str:
+        """Run a backfill to its end; what it printed.
+
+        Raises:
+            AssertionError: it failed.
+        """
+        process = self.start(name, *arguments, ready=False, command="backfill", **settings)
+        assert process.process.wait(seconds) == 0, process.log()[-6000:]
+        return process.log()
 
     def logs(self) -> str:
         """What the workers have logged."""
@@ -331,7 +341,7 @@ class Installation:
 
 
 class Worker:
-    """One `headwater worker` process."""
+    """One process of `headwater worker`, or of another command that runs one."""
 
     def __init__(self, world: Installation, name: str, arguments: Iterable[str], environ: Mapping[str, str]) -> None:
         self.state = world.folder / name
@@ -341,7 +351,7 @@ class Worker:
         plain = {key: value for key, value in os.environ.items() if not key.startswith("HEADWATER_")}
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli", "worker", *arguments],
+                [sys.executable, "-m", "streams.cli", *arguments],
                 env={
                     **plain,
                     **world.environ,
