@@ -84,16 +84,20 @@ def activate_generation(
     context: typer.Context,
     generation: Annotated[str | None, typer.Argument(help="its id; the newest in the registry if none")] = None,
     reason: Annotated[str, typer.Option(help="why, for the record")] = "",
+    if_none: Annotated[bool, typer.Option("--if-none", help="only while none is active: for scripts that run at each start")] = False,
     broker: Broker = None,
 ) -> None:
     """Announce a generation as the active one; workers verify it and switch."""
     from time import time
 
+    from streams.announced import announced
     from streams.generations import activate
 
-    manifest = activate(
-        settings_of(context, broker), generation, by="headwater generations activate", reason=reason, at_ms=round(time() * 1000)
-    )
+    settings = settings_of(context, broker)
+    if if_none and (now := announced(settings)) is not None:
+        print(f"{now.id} is active since {now.at}; nothing announced")
+        return
+    manifest = activate(settings, generation, by="headwater generations activate", reason=reason, at_ms=round(time() * 1000))
     print(f"announced {manifest.id}")
 
 

@@ -57,7 +57,7 @@ def samples() -> dict[str, set[str]]:
     """Every name that a query may use, with its labels."""
     found = {}
     for metric in metrics_of_processes():
-        name, labels = metric.describe()[0].name, set(metric._labelnames)  # noqa: SLF001 # no public way to ask
+        name, labels = next(iter(metric.describe())).name, set(metric._labelnames)  # noqa: SLF001 # no public way to ask
         for suffix in SUFFIXES[type(metric)]:
             found[f"{name}{suffix}"] = labels | ({"le"} if suffix == "_bucket" else set())
     return found
