@@ -164,10 +164,10 @@ def compile_loops(stack: Stack) -> None:
 
 def get(service: Container, place: str, headers: Mapping[str, str] | None = None) -> Any:
     """The JSON that a service answers on the stack's network; `place`: port and path."""
-    request = urllib.request.Request(f"http://{service.address}:{place}", headers=dict(headers or {}))  # noqa: S310 - our own
+    request = urllib.request.Request(f"http://{service.address}:{place}", headers=dict(headers or {}))
 
     def read() -> Any:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own address
             return json.load(answer)
 
     return inside(service.stack.namespace, read)

@@ -43,7 +43,7 @@ def test_serve_is_without_what_makes_generations() -> None:
 
 
 def test_images_are_pinned_and_run_without_rights() -> None:
-    """Rule: the base is one version; a user without rights runs, and owns the folders that volumes are mounted on; labels say what it is."""
+    """Rule: the base is one version; a user without rights runs, and owns the folders for volumes; labels say what it is."""
     bases = {stage.base for stage in FILE.stages.values()} - set(FILE.stages)
     assert len(bases) == 1
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", bases.pop())
