@@ -10,7 +10,7 @@ from engine.active import ACTIVE, Active, read_active
 from engine.errors import BadRecord, BrokerError, TopicError
 from streams import security
 from streams.settings import Settings
-from streams.topics import Names
+from streams.topics import MAKE, Names, admin
 
 TIMEOUT_S = 20.0
 POLL_S = 0.5
@@ -23,13 +23,14 @@ def announced(settings: Settings) -> Active | None:
         TopicError: there is no topic `generations`.
         BrokerError: the topic can't be read to its end in time.
     """
+    admin(settings)  # says why, where no broker takes us
     topic = Names.under(settings.prefix).generations
     own = {"group.id": f"{settings.app_id}-announced", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
     consumer = Consumer({**security.librdkafka(settings), **own})
     try:
         partitions = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
         if not partitions:
-            raise TopicError("missing_topic", f"no topic {topic}", "the topic of generations", "run `headwater topics create`")
+            raise TopicError("missing_topic", f"no topic {topic}", "the topic of generations", MAKE)
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
         return _read(consumer, len(partitions))
     except KafkaException as error:
@@ -51,7 +52,7 @@ def _read(consumer: Consumer, partitions: int) -> Active | None:
             found = _active(message.key(), message.value(), found)
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's name
             ended += 1
-        elif not error.retriable():
+        elif error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED and not error.retriable():  # no group is used, nor a right to one
             raise _unread(error.str())
     return found
 

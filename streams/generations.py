@@ -11,7 +11,7 @@ from engine.manifest import Manifest, encode_manifest
 from engine.registry import Registry
 from streams import security
 from streams.settings import Settings
-from streams.topics import Names
+from streams.topics import Names, admin
 
 TIMEOUT_S = 20.0
 
@@ -28,9 +28,12 @@ def activate(settings: Settings, generation_id: str | None, *, by: str, reason: 
     if wanted is None:
         raise ArtefactError("no_generation", f"nothing in {settings.registry}", "a published generation", "run `headwater export` first")
     manifest = registry.manifest(wanted)
+    admin(settings)  # says why, where no broker takes us
     topic = Names.under(settings.prefix).generations
     active = msgspec.json.encode(Active(manifest.id, 1.0, by, at_ms, reason))
-    producer = Producer({**security.librdkafka(settings), "acks": "all", "enable.idempotence": True, "partitioner": "murmur2_random"})
+    producer = Producer(
+        {**security.librdkafka(settings), "acks": "all", "enable.idempotence": True, "partitioner": "murmur2_random", "log_level": 0}
+    )
     failed: list[str] = []
     try:
         for key, value in ((manifest.id.encode(), encode_manifest(manifest)), (ACTIVE, active)):
@@ -43,6 +46,10 @@ def activate(settings: Settings, generation_id: str | None, *, by: str, reason: 
     if left or failed:
         found = failed[0] if failed else f"no answer within {TIMEOUT_S:g} s"
         raise BrokerError(
-            "not_announced", found, "an acknowledged record on generations", "look at the broker, then try again", retryable=True
+            "not_announced",
+            found,
+            "an acknowledged record on generations",
+            "look at the broker and the rights, then try again",
+            retryable=True,
         )
     return manifest
