@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,15 +28,31 @@ pytestmark = [pytest.mark.kafka, pytest.mark.broker, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-SAMPLE = ("replay", "ifdb-played", "--to", "2008-01-01", "--no-items")
-COMMANDS = {
-    "topics": ("topics", "create"),
-    "activate": ("generations", "activate"),
-    "replay": SAMPLE,
+
+
+class Process(NamedTuple):
+    """A command under test; its name is that of its rows in docs/security.md.
+
+    Args:
+        arguments: of `headwater`.
+        without_rights: the error's code where its user has none.
+        port: for one that stays until it is told to stop, the setting of the port that its /readyz is on.
+    """
+
+    arguments: tuple[str, ...]
+    without_rights: str
+    port: str = ""
+
+
+PROCESSES = {
+    "topics": Process(("topics", "create"), "topic_authorization_failed"),
+    "activate": Process(("generations", "activate"), "not_announced"),
+    "replay": Process(("replay", "ifdb-played", "--to", "2008-01-01", "--no-items"), "missing_topic"),
+    "worker": Process(("worker",), "missing_topic", port="HEADWATER_WEB_PORT"),
 }
-"""Commands that end by themselves, by the process that docs/security.md lists rights for."""
-STAY = {"worker": ("worker",)}
-"""Those that run until they are told to stop."""
+ENDING = [name for name, process in PROCESSES.items() if not process.port]
+STAYING = [name for name, process in PROCESSES.items() if process.port]
+REFUSALS = {"password": "authentication", "authority": "tls", "protocol": "transport", "rights": ""}
 BOUND_S = 40.0
 PASSWORD = "its-own-secret"
 
@@ -64,10 +81,10 @@ class Secured(NamedTuple):
         """The environment of a process that runs as a user."""
         return self.environ | self.broker.environ(protocol, name)
 
-    def worker(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The same with a state folder and a port of its own."""
-        port = free_port()
-        return {**environ, "HEADWATER_STATE_DIR": str(self.folder / f"state-{port}"), "HEADWATER_WEB_PORT": str(port)}
+    def own(self, process: str, environ: Mapping[str, str]) -> tuple[dict[str, str], int]:
+        """The same with a state folder and a port of its own, and the port."""
+        port, setting = free_port(), PROCESSES[process].port
+        return {**environ, "HEADWATER_STATE_DIR": str(self.folder / f"state-{port}"), **({setting: str(port)} if setting else {})}, port
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +95,12 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     (folder / "registry").mkdir()
     Registry(str(folder / "registry")).publish(write_generation(folder / "draft"))
-    users = dict.fromkeys(("topics", "worker", "activate", "replay", "reader", "nobody", "hindered"), PASSWORD)
+    users = dict.fromkeys((*PROCESSES, "reader", "nobody", "hindered"), PASSWORD)
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
     own = {"REGISTRY": str(folder / "registry"), "PARTITIONS": "2", "SESSION_TIMEOUT_S": "6", "CHECKPOINT_INTERVAL_S": "1"}
     environ = plain | {f"HEADWATER_{name}": value for name, value in own.items()} | {"PYTHONPATH": str(ROOT)}
     with SecuredBroker(folder, users) as broker:
-        for name in ("topics", "worker", "activate", "replay", "reader"):
+        for name in (*PROCESSES, "reader"):
             broker.allow(name, rights_of(name))
         made = Secured(broker, environ, folder)
         done = headwater(("topics", "create"), made.of("topics"))
@@ -104,10 +121,10 @@ def test_the_table_is_what_a_worker_asks_for() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("process", COMMANDS)
+@pytest.mark.parametrize("process", ENDING)
 def test_commands_run_with_their_rights(secured: Secured, process: str, protocol: str) -> None:
     """Rule: each command works with users, with TLS and with client certificates, by a user with the rights of the table and no others."""
-    done = headwater(COMMANDS[process], secured.of(process, protocol))
+    done = headwater(PROCESSES[process].arguments, secured.of(process, protocol))
     assert done.returncode == 0, done.stderr
 
 
@@ -118,13 +135,38 @@ def test_what_is_active_is_read_without_a_group(secured: Secured) -> None:
     assert (done.returncode, done.stdout.split()[0]) == (0, "g-000001"), done.stderr
 
 
+@pytest.mark.parametrize("process", STAYING)
+def test_processes_become_ready_with_their_rights(secured: Secured, process: str) -> None:
+    """Rule: what stays until it is told to stop becomes ready, by a user with the rights of the table and no others, and stops."""
+    environ, port = secured.own(process, secured.of(process))
+    log = secured.folder / f"{process}.log"
+    with Children() as children:
+        child = children.start(process, PROCESSES[process].arguments, environ, log)
+        late = time.monotonic() + 120
+        while not _is_ready(port):
+            child.check()
+            assert time.monotonic() < late, log.read_text()[-4000:]
+            time.sleep(0.2)
+        child.stop()
+        assert child.process.returncode == 0, log.read_text()[-4000:]
+    assert "uthorization" not in log.read_text()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_worker_makes_lists_with_its_rights(secured: Secured, protocol: str) -> None:
     """Rule: a worker with the rights of the table makes the list that an event leads to; a reader in a group of its own gets it."""
-    environ = secured.worker(secured.of("worker", protocol))
+    environ, _ = secured.own("worker", secured.of("worker", protocol))
     with Children() as children:
         log = secured.folder / f"worker-{protocol}.log"
-        worker = children.start("the worker", STAY["worker"], environ, log)
+        worker = children.start("the worker", PROCESSES["worker"].arguments, environ, log)
         reader = _reader(secured, protocol)
         user = f"u-{protocol}"
         event = b'{"event_id":"%s","type":"click","user_id":"%s","item_id":"i1","timestamp":%d}' % (
@@ -165,11 +207,14 @@ def _next(reader: Consumer) -> str:
     return (message.key() or b"").decode()
 
 
-@pytest.mark.parametrize("process", [*COMMANDS, *STAY])
-@pytest.mark.parametrize("wrong", ["password", "authority", "protocol", "rights"])
+@pytest.mark.parametrize(
+    "process, wrong",
+    # a wrong protocol is waited for until the time is over, 15 s: one command stands for all, which ask for topics in the same way
+    [(process, wrong) for process in PROCESSES for wrong in REFUSALS if wrong != "protocol" or process == "topics"],
+)
 def test_a_refusal_is_said(secured: Secured, process: str, wrong: str) -> None:
     """Rule: wrong password, unknown authority, wrong protocol and missing rights end each command, in time, with what to do about it."""
-    environ = secured.worker(secured.of(process))
+    environ, _ = secured.own(process, secured.of(process))
     match wrong:
         case "password":
             environ |= {"HEADWATER_PASSWORD": "guessed"}
@@ -179,13 +224,11 @@ def test_a_refusal_is_said(secured: Secured, process: str, wrong: str) -> None:
             environ |= {"HEADWATER_SECURITY_PROTOCOL": "PLAINTEXT"}
         case "rights":
             environ |= secured.broker.environ("SASL_SSL", "nobody")
-    done = headwater({**COMMANDS, **STAY}[process], environ)
+    done = headwater(PROCESSES[process].arguments, environ)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    codes = {"password": "authentication", "authority": "tls", "protocol": "transport"}
-    of_rights = {"topics": "topic_authorization_failed", "activate": "not_announced", "replay": "missing_topic", "worker": "missing_topic"}
     said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith(f"{codes.get(wrong) or of_rights[process]}: found "), done.stderr
+    assert said.startswith(f"{REFUSALS[wrong] or PROCESSES[process].without_rights}: found "), done.stderr
     assert PASSWORD not in done.stderr
     assert "guessed" not in done.stderr
 
@@ -199,7 +242,8 @@ def test_a_worker_names_every_right_that_is_missing(secured: Secured) -> None:
         ("group", "headwater", "Read"),
     ]
     secured.broker.allow("hindered", [right for right in rights_of("worker") if right not in lacking])
-    done = headwater(STAY["worker"], secured.worker(secured.of("hindered")))
+    environ, _ = secured.own("worker", secured.of("hindered"))
+    done = headwater(PROCESSES["worker"].arguments, environ)
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("missing_rights: found no right to ")
