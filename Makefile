@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench evaluate clean
+.PHONY: help install demo test lint types bench cycle evaluate clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ types: install ## mypy, strict
 
 bench: install ## freshness, throughput, encoding, sizes: about twenty minutes (ARGS passes options)
 	PYTHONPATH=. $(BIN)/python -m bench.command $(ARGS)
+
+cycle: install ## what one training cycle gives on the data sets that come along: about half an hour
+	PYTHONPATH=. $(BIN)/python -m bench.cycle ifdb-played
+	PYTHONPATH=. $(BIN)/python -m bench.cycle online-retail
 
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played

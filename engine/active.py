@@ -11,13 +11,17 @@ ACTIVE = b"active"
 
 
 class Active(msgspec.Struct, frozen=True):
-    """The record `active` of `generations`."""
+    """The record `active` of `generations`. `at` in ms; `forced`: serve it although its gate refused it; `hold`: no trainer may put another
+    in its place, as after a rollback, until somebody activates one by hand.
+    """
 
     id: str
     share: float = 1.0
     by: str = ""
     at: int = 0
     reason: str = ""
+    forced: bool = False
+    hold: bool = False
 
 
 def read_active(value: bytes) -> Active:

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from engine.hashtable import Places
 from engine.partition import item_key
 from engine.records import Item
+from engine.space import Floats, Space
 
-Floats = NDArray[np.float32]
 DAY_MS = 86_400_000
-MANY = 500  # changed vectors that are still told one by one
 FRESH = 20_000  # the terms are worked out anew after one change, and in larger catalogues after one in so many items
 
 
@@ -44,24 +43,21 @@ class Catalogue:
 
     `hashes` (N,) uint64: hash64 of the ids; `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms:
     `available_from`, 0 without one;
-    `vectors` (N, D) float32: centred unit rows, zero where `has_vector` is False; `creators` (N,) int32: 0 for none; `days` (N,) float32:
-    the date of publication, else of availability, in days since the epoch, 0 for none. `version` counts changes of entries.
+    `creators` (N,) int32: 0 for none; `days` (N,) float32: the date of publication, else of availability, in days since the epoch, 0 for
+    none. `space`: the text vectors, by the same index. `version` counts changes of entries.
     """
 
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
-        self.dims = dims
         self.index: dict[int, int] = {}
         self.places = Places()  # the same, for many at a time
         self.items: list[Item | None] = []
         self.hashes = np.zeros(capacity, np.uint64)
         self.listable = np.zeros(capacity, bool)
         self.since = np.zeros(capacity, np.int64)
-        self.vectors = np.zeros((capacity, dims), np.float32)
-        self.has_vector = np.zeros(capacity, bool)
+        self.space = Space(dims, capacity)
         self.creators = np.zeros(capacity, np.int32)
         self.days = np.zeros(capacity, np.float32)
         self.version = 0
-        self._changed_vectors: dict[int, None] | None = None  # None: all
         self._creator_codes: dict[str, int] = {"": 0}
         self._term_codes: dict[str, int] = {}
         self._terms_of: list[tuple[int, ...]] = []
@@ -130,29 +126,14 @@ class Catalogue:
     def put_vector(self, key: int, vector: Floats) -> None:
         """Set the centred unit vector of an item."""
         at = self.place(key)
-        self.vectors[at] = vector
-        self.has_vector[at] = True
-        if self._changed_vectors is not None:
-            self._changed_vectors[at] = None
+        self.space.put(at, vector)
 
-    def put_vectors(self, keys: Sequence[int], vectors: NDArray[np.floating]) -> None:
-        """Set the vectors of many items at once, (n, D)."""
-        at = [self.place(key) for key in keys]
-        self.vectors[at] = vectors
-        self.has_vector[at] = True
-        self._changed_vectors = None
-
-    def clear_vectors(self, dims: int) -> None:
-        """Forget all vectors, for a generation with its own."""
-        self.dims = dims
-        self.vectors = np.zeros((self.capacity, dims), np.float32)
-        self.has_vector[:] = False
-        self._changed_vectors = None
-
-    def take_changed_vectors(self) -> list[int] | None:
-        """Indices whose vectors were set since this was last asked; None when they were too many to tell. For one asker."""
-        changed, self._changed_vectors = self._changed_vectors, {}
-        return None if changed is None or len(changed) > MANY else list(changed)
+    def places_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Indices of items, (N,); those that are not known get one."""
+        found = self.places.of(keys)
+        for at in np.flatnonzero(found < 0).tolist():
+            found[at] = self.place(int(keys[at]))
+        return found
 
     def known(self, keys: Collection[int]) -> NDArray[np.int64]:
         """Indices of those of `keys` that are known."""
@@ -175,14 +156,12 @@ class Catalogue:
         return item.item_id
 
     def _grow(self, capacity: int) -> None:
-        for name in ("hashes", "listable", "since", "has_vector", "creators", "days"):
+        for name in ("hashes", "listable", "since", "creators", "days"):
             old = getattr(self, name)
             new = np.zeros(capacity, old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
-        vectors = np.zeros((capacity, self.dims), np.float32)
-        vectors[: len(self.vectors)] = self.vectors
-        self.vectors = vectors
+        self.space.grow(capacity)
         for grow in self._followers:
             grow(capacity)
 

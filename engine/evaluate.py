@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.catalogue import Floats
 from engine.dataset import Dataset, Row
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
@@ -28,6 +27,7 @@ from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
 from engine.records import Event
+from engine.space import Floats
 from engine.stats import counts_of
 from engine.user import Change, Limits, Position, UserState
 
@@ -88,7 +88,9 @@ class Evaluation:
         for item in self.dataset.items:
             self.model.catalogue.put(item)
         with_vector = np.flatnonzero(self.vectors.any(1)).tolist()
-        self.model.catalogue.put_vectors([self.keys[n] for n in with_vector], self.vectors[with_vector])
+        self.model.catalogue.space.put_many(
+            self.model.catalogue.places_of(np.array(self.keys, np.uint64))[with_vector], self.vectors[with_vector]
+        )
         self.users: dict[str, UserState] = {}
         self.rows = [ItemState() for _ in self.keys]
         self.counted = 0
@@ -98,10 +100,10 @@ class Evaluation:
         self.events = 0
         self.learned = 0
 
-    def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent) -> Iterator[Answer]:
-        """Run the protocol over the stream; gives each list as it is made."""
+    def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent, start: float | None = None) -> Iterator[Answer]:
+        """Run the protocol over the stream; gives each list as it is made. `start`: time (s) of the first case, if not the protocol's."""
         rows = stream(self.dataset)
-        for step in operations(rows, table, wanted):
+        for step in operations(rows, table, wanted, start):
             if isinstance(step, Ask):
                 self._learn_until(step.case.time)
                 yield self.answer(step.case)

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import kernels
-from engine.catalogue import DAY_MS, Catalogue, Floats
+from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
 from engine.kernels import LONGEST
 from engine.partition import item_key
+from engine.space import Floats
 from engine.stats import ItemStats
 from engine.user import SESSION_MS, UserState, liked, together
 
@@ -138,7 +139,7 @@ class Shared:
     """
 
     def __init__(self, catalogue: Catalogue, stats: ItemStats) -> None:
-        self.catalogue, self.stats, self.cosines = catalogue, stats, Cosines(catalogue)
+        self.catalogue, self.stats, self.cosines = catalogue, stats, Cosines(catalogue.space, catalogue)
         self._made: tuple[int, int, int, int] | None = None
 
     def at(self, now: int) -> Shared:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.encoder import Encoder
-from engine.errors import ArtefactError
-from engine.manifest import ITEMS, NAME, PROBES, VECTORS, Manifest, decode_manifest
+from engine.errors import ArtefactError, StateError
+from engine.manifest import ITEMS, NAME, PROBES, RANKER, VECTORS, Manifest, decode_manifest
+from engine.ranker import Ranker, unpack_ranker
 from engine.text import Template
 
 PARITY_COSINE = 0.99
@@ -72,6 +73,21 @@ class Generation:
             ArtefactError: see `Encoder.open`.
         """
         return Encoder.open(self.folder, self.manifest, threads=threads, providers=providers, variant=variant)
+
+    def ranker(self) -> Ranker | None:
+        """The weights that lists of this generation begin with; None for one that brings none.
+
+        Raises:
+            ArtefactError: they are damaged, or of another release's features.
+        """
+        if RANKER not in self.manifest.files:
+            return None
+        try:
+            found, _ = unpack_ranker((self.folder / RANKER).read_bytes())
+        except (OSError, StateError) as error:
+            raise ArtefactError("bad_ranker", f"{RANKER} of {self.id}: {error}", "weights of this release's features", _REMEDY) from error
+        found.generation = self.id
+        return found
 
     def verify_parity(self, encoder: Encoder, sample: int = PROBE_ITEMS, least: float = PARITY_COSINE) -> float:
         """Encode some stored items again on this machine and compare; gives the least cosine (1.0 for a generation without items).

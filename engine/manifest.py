@@ -14,6 +14,8 @@ FORMAT = 1
 """The layout of a generation's folder that this release reads and writes."""
 NAME = "manifest.json"
 TOKENIZER, CENTRE, ITEMS, VECTORS, PROBES = "tokenizer.json", "centre.npy", "items.json", "vectors.npy", "probes.json"
+RANKER, CHECKPOINT = "ranker.msgpack", "checkpoint.tar"
+"""The weights that lists begin with; and what the next generation is trained from, which no worker needs."""
 ID = re.compile(r"\Ag-(\d{6,})\Z")
 _FILE = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
@@ -41,11 +43,42 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """NDCG@10 of two generations on the same cases, and the 95 % interval of the difference, candidate less active, drawn by user."""
+
+    cases: int
+    active: float
+    candidate: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """Candidate less active."""
+        return self.candidate - self.active
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """What the test-then-train comparison with the active generation said of this one.
+
+    ``against``: the active generation; ``reasons``: why it did not pass, empty when it did; ``lists``: what was compared -> figures;
+    ``events`` were learned, of which the newest ``held_out`` were asked about and had not been trained on.
+    """
+
+    passed: bool
+    against: str
+    reasons: tuple[str, ...] = ()
+    lists: dict[str, Compared] = {}
+    events: int = 0
+    held_out: int = 0
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The record of a generation (contract, `generations`), and the last file of it to be written.
 
     ``id`` is empty until the registry gave one; ``created_at`` in ms UTC; ``files``: name -> sha256; ``serving``: the variant that made the
-    vectors and serves; ``items``: rows of the vectors; ``offsets``: topic -> the offset per partition up to which records are in it.
+    vectors and serves; ``items``: rows of the vectors; ``offsets``: topic -> the offset per partition up to which records are in it;
+    ``training``: files of the same folder that only a trainer needs, name -> sha256; ``gate``: None for one that was never compared.
     """
 
     id: str = ""
@@ -65,6 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     serving: str
     metrics: dict[str, Any] = {}
     verdict: str = ""
+    gate: Gate | None = None
+    training: dict[str, str] = {}
     offsets: dict[str, list[int]] = {}
     made_with: dict[str, str] = {}
 
@@ -98,7 +133,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise ArtefactError("bad_manifest", f"{where}: {error}", "a manifest", remedy) from error
     if manifest.id and not ID.match(manifest.id):
         raise ArtefactError("bad_manifest", f"id {manifest.id!r} in {where}", "g- and six digits or more", remedy)
-    for name, digest in manifest.files.items():
+    for name, digest in (*manifest.files.items(), *manifest.training.items()):
         if not _FILE.match(name) or not _SHA256.match(digest):
             raise ArtefactError("bad_manifest", f"file {name!r} in {where}", "a plain file name and its sha256", remedy)
     needed = {TOKENIZER, ITEMS, VECTORS, PROBES, manifest.variant().file}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from typing import Any, cast
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import kernels
-from engine.catalogue import Catalogue, Floats
-from engine.errors import ArtefactError
+from engine.catalogue import Catalogue
+from engine.cosines import Cosines
 from engine.features import SHARED, Features, Shared, Taste, features_of, situations, starts_of, tastes_of
 from engine.generation import Generation
 from engine.pairs import Decay
@@ -26,6 +26,7 @@ from engine.ranker import Example, Ranker
 from engine.reasons import DIGITS, KIND_OF, Reason, lists_for, reasons_of
 from engine.records import Conditions, Item
 from engine.rules import Match, RuleSet, compile_rules, matches
+from engine.space import Floats, Space
 from engine.stats import ItemStats
 from engine.user import Position
 
@@ -87,6 +88,18 @@ class Draft:
             kernels.rank(*self.work)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A generation ready to be switched to: its space with the cosines of its items; `ranker`: the weights it begins with, None to go on
+    with those in use.
+    """
+
+    generation: str
+    space: Space
+    cosines: Cosines
+    ranker: Ranker | None
+
+
 class Model:
     """Everything all workers read. One thread at a time may be in its methods."""
 
@@ -100,23 +113,18 @@ class Model:
         self._weighted: tuple[Floats, Ranker, int, Floats, Floats] | None = None
         self._masks: dict[str, NDArray[np.bool_]] = {}  # rule id -> items it matches, until rules or catalogue change
 
-    def use_generation(self, generation: Generation) -> None:
-        """Switch encoder space: all vectors are those of this generation from the next list on.
-
-        Raises:
-            ArtefactError: a vector is not finite.
-        """
-        vectors = np.asarray(generation.vectors, np.float32)
-        if not np.isfinite(vectors).all():
-            raise ArtefactError("vectors_not_finite", generation.id, "finite vectors", "export the generation again")
-        self.catalogue.clear_vectors(generation.manifest.dims)
-        self.catalogue.put_vectors([item_key(i) for i in generation.item_ids], vectors)
-        self._shared.cosines.prepare()
-        self.generation = generation.id
+    def use(self, prepared: Prepared) -> None:
+        """Switch generation: vectors and weights are those of this one from the next list on. A moment's work in any catalogue."""
+        prepared.space.grow(self.catalogue.capacity)
+        self.catalogue.space = prepared.space
+        self._shared.cosines = prepared.cosines
+        self.generation = prepared.generation
+        if prepared.ranker is not None:
+            self.ranker = prepared.ranker
 
     def use_ranker(self, ranker: Ranker) -> None:
-        """Take over published weights: those of this generation, or any while nothing was learned here."""
-        if ranker.generation == self.generation or not self.ranker.version:
+        """Take over published weights, if they are those of this generation."""
+        if ranker.generation == self.generation:
             self.ranker = ranker
 
     def use_rules(self, rules: RuleSet) -> None:
@@ -200,7 +208,7 @@ class Model:
             return Draft(asks, unknown, None, [], None)
         common = self._shared.at(max(ask.taste.now for ask in asks))
         tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
-        extras = [QUERY_WEIGHT * (self.catalogue.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
+        extras = [QUERY_WEIGHT * (self.catalogue.space.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
         masks, mask_of = self._masks_for(asks)
         hidden, hidden_start = array("Q"), [0]
         for ask in asks:
@@ -307,6 +315,29 @@ class Model:
 
     def _match(self, match: Match) -> NDArray[np.bool_]:
         return np.fromiter((item is not None and matches(match, item) for item in self.catalogue.items), bool, len(self.catalogue))
+
+
+def prepare(
+    generation: Generation, places: NDArray[np.int64], catalogue: Catalogue, live: Mapping[int, Floats], ranker: Ranker | None
+) -> Prepared:
+    """Make a generation ready to be switched to, in any thread: the catalogue is only asked for its size.
+
+    Args:
+        generation: the generation, proven.
+        places: catalogue indices of its items, (N,).
+        catalogue: the catalogue as it stands.
+        live: catalogue index -> (D,) vector of this generation, made after it was.
+        ranker: the weights to begin with.
+
+    Raises:
+        ArtefactError: a vector is not finite.
+    """
+    space = Space.of(generation.id, generation.vectors, places, catalogue.capacity)
+    if live:
+        space.put_many(list(live), np.array(list(live.values())))
+    cosines = Cosines(space, catalogue)
+    cosines.prepare(min(len(catalogue), len(space.vectors)))
+    return Prepared(generation.id, space, cosines, ranker)
 
 
 def warm_up() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.catalogue import Floats
+from engine.space import Floats
 
 KINDS = 3  # weights of a pair
 ROOM = 16  # a list gets room for a multiple of so many, so that one that grows is seldom moved

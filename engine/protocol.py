@@ -107,8 +107,10 @@ def chosen(steps: Sequence[Sequence[Row]], start: float, wanted: int) -> frozens
     return frozenset(eligible[stride - 1 :: stride])
 
 
-def operations(events: Sequence[Row], table: Table, wanted: int = WANTED) -> Iterator[Learn | Ask]:
+def operations(events: Sequence[Row], table: Table, wanted: int = WANTED, start: float | None = None) -> Iterator[Learn | Ask]:
     """What a recommender must do, in order, on a `stream`; about `wanted` cases, or all with `wanted=len(events)`.
+
+    `start`: the time (s) from which on cases are asked; None: after the first WARM of the stream.
 
     Raises:
         ValueError: `table` is no table, or `wanted` is below 1.
@@ -119,7 +121,7 @@ def operations(events: Sequence[Row], table: Table, wanted: int = WANTED) -> Ite
         return
     alone = table == "next"
     steps = [[e] for e in events] if alone else sessions(events)
-    asked = chosen(steps, events[int(len(events) * WARM)].time, wanted)
+    asked = chosen(steps, events[int(len(events) * WARM)].time if start is None else start, wanted)
     known = _Known()
     open_sessions: list[tuple[float, bytes, int]] = []  # a heap of (end in s, tie of the last row, step)
     for n, step in enumerate(steps):

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.catalogue import Floats
 from engine.errors import StateError
 from engine.features import NAMES, SITUATIONS
+from engine.space import Floats
 
 PRIOR = {
     "trending": 0.5,

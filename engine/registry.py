@@ -120,19 +120,36 @@ class Registry:
             ArtefactError: the folder is not a complete generation, or the store does not answer.
         """
         draft = read_manifest(folder)
-        check_sums(folder, draft.files)  # 1
+        check_sums(folder, {**draft.files, **draft.training})  # 1
         with _Store("write", self.url):
             generation_id = self._claim()  # 2
-            for name in draft.files:  # 3
+            for name in (*draft.files, *draft.training):  # 3
                 self._store.put_file(str(folder / name), self._path(generation_id, name))
             manifest = msgspec.structs.replace(draft, id=generation_id, registry=self.url)
             self._write(self._path(generation_id, NAME), encode_manifest(manifest))  # 4
         return manifest
 
+    def fetch_training(self, generation_id: str, name: str, folder: Path) -> Path:
+        """Copy a file that only trainers need into a folder, and check its sum.
+
+        Raises:
+            ArtefactError: the generation has no such file, it is damaged, or the store does not answer.
+        """
+        manifest = self.manifest(generation_id)
+        if name not in manifest.training:
+            found = f"no {name} in {generation_id}, which has {', '.join(sorted(manifest.training)) or 'nothing to train from'}"
+            raise ArtefactError(
+                "no_training_file", found, name, "export a generation with this release, or name a checkpoint to begin with"
+            )
+        with _Store("read", self.url):
+            self._store.get_file(self._path(generation_id, name), str(folder / name))
+        check_sums(folder, {name: manifest.training[name]})
+        return folder / name
+
     def fetch(self, generation_id: str) -> Path:
         """Give a local folder with the generation: the registry's own if that is a folder, else a copy in the cache.
 
-        A copy appears whole or not at all, so that several workers of a host may fetch at once.
+        A copy appears whole or not at all, so that several workers of a host may fetch at once; it has no files for training.
 
         Raises:
             ArtefactError: there is no such generation, a copy is damaged, or the store does not answer.
@@ -160,6 +177,41 @@ class Registry:
                     place.replace(Path(scratch) / "damaged")
                     copy.replace(place)
         return place
+
+    def read_mark(self, name: str) -> bytes | None:
+        """Read a small object beside the generations; None where there is none.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("read", self._path(name)):
+            self._store.invalidate_cache()
+            try:
+                return bytes(self._store.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+    def write_mark(self, name: str, data: bytes) -> None:
+        """Write a small object beside the generations, whole or not at all.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("write", self._path(name)):
+            self._store.makedirs(self._root, exist_ok=True)
+            self._write(self._path(name), data)
+
+    def remove_mark(self, name: str) -> None:
+        """Remove it, if it is there.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("remove", self._path(name)):
+            try:
+                self._store.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
 
     def _claim(self) -> str:
         """Claim an id that is ours alone, with nothing but writing and listing.
@@ -193,7 +245,7 @@ class Registry:
         if not self._local:
             self._store.pipe_file(path, data)  # an object appears whole
             return
-        part = Path(f"{path}.part")
+        part = Path(f"{path}.{secrets.token_hex(4)}.part")  # of its own: two may write a lease at once
         with part.open("wb") as file:
             file.write(data)
             file.flush()

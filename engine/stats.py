@@ -118,10 +118,7 @@ class ItemStats:
 
     def _places(self, keys: Keys) -> NDArray[np.int32]:
         """Indices of items, known or not."""
-        found = self.catalogue.places.of(keys)
-        for at in np.flatnonzero(found < 0).tolist():
-            found[at] = self.catalogue.place(int(keys[at]))
-        return found.astype(np.int32)
+        return self.catalogue.places_of(keys).astype(np.int32)
 
     def put_neighbours(self, record: NeighbourList) -> None:
         """Take over a published neighbour list."""

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.catalogue import Floats
 from engine.generation import Generation
 from engine.manifest import Manifest
 from engine.pooling import centre_rows
 from engine.records import Item
+from engine.space import Floats
 from engine.text import item_text, text_hash
 
 Progress = Callable[[int, int], None]

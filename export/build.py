@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from engine.encoder import CPU, Encoder, open_tokenizer
 from engine.errors import ArtefactError
 from engine.generation import PROBE_ITEMS, Generation, sha256_of
-from engine.manifest import CENTRE, ITEMS, NAME, PROBES, TOKENIZER, VECTORS, Manifest, Variant, encode_manifest
+from engine.manifest import CENTRE, CHECKPOINT, ITEMS, NAME, PROBES, RANKER, TOKENIZER, VECTORS, Gate, Manifest, Variant, encode_manifest
 from engine.pooling import centre_rows
+from engine.ranker import Ranker, pack_ranker
 from engine.records import Item
 from engine.registry import Registry
 from engine.text import DEFAULT, Template, item_text, text_hash
+from export.archive import pack
 from export.checkpoint import read_checkpoint
 from export.fidelity import CALIBRATION, LEAST_OVERLAP, choose, judge, sample_of
 from export.onnx import export_fp32
@@ -42,6 +44,12 @@ class Watch(Protocol):
 
 def unwatched(_stage: str, _done: int, _total: int, /) -> None:
     """Watch nothing."""
+
+
+class Prove(Protocol):
+    """What a finished draft is judged by: gives the gate's verdict and the weights that its lists begin with."""
+
+    def __call__(self, draft: Generation, /) -> tuple[Gate, Ranker]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,10 @@ def build(
     least: float = LEAST_OVERLAP,
     parent: str | None = None,
     offsets: Mapping[str, Sequence[int]] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    prove: Prove | None = None,
+    before_publishing: Callable[[], None] = lambda: None,
+    scratch_in: Path | None = None,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     watch: Watch = unwatched,
 ) -> Built:
@@ -73,7 +85,8 @@ def build(
     2. Quantized forms of it are made, as the CPU allows.
     3. All are compared with fp32 by ranking on the catalogue; the fastest that is near enough is chosen.
     4. The catalogue is encoded with it, centred and stored.
-    5. The folder is opened and proven as a worker would do, and published.
+    5. The folder is opened and proven as a worker would do, and by `prove`.
+    6. It is published, whatever the verdict: one that may not serve says so itself.
 
     Args:
         checkpoint: a checkpoint folder.
@@ -86,6 +99,10 @@ def build(
         least: share of the fp32 top 10 that a quantized form must keep.
         parent: the generation that this one comes from.
         offsets: per topic and partition, the offset up to which records are in it.
+        metrics: what else is to stand in the manifest.
+        prove: judges the draft; None for a generation that is compared with none.
+        before_publishing: called last; raises if it must not be published any more.
+        scratch_in: the folder for unfinished work; None for the system's.
         now_ms: the wall clock in ms UTC.
         watch: told of progress.
 
@@ -102,7 +119,7 @@ def build(
     budget = min(max_tokens, source.max_tokens)
     catalogue = {item.item_id: item_text(item, template) for item in items}
     texts = list(catalogue.values())
-    with tempfile.TemporaryDirectory(prefix="headwater-export-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="headwater-export-", dir=scratch_in) as scratch:
         graphs, folder = Path(scratch) / "graphs", Path(scratch) / "generation"
         folder.mkdir()
         watch("export to ONNX", 0, 0)
@@ -138,13 +155,13 @@ def build(
         done("compare")
         vectors, centre = encode_catalogue(encoders[serving], texts, watch, judged.rows.get(serving))  # 4
         done("encode")
-        watch("publish", 0, 0)
         for name in dict.fromkeys(("fp32", serving)):
             file = f"model-{name}.onnx"
             shutil.copyfile(forms[name][0], folder / file)
             variants[name] = msgspec.structs.replace(variants[name], file=file)
         shutil.copyfile(graphs / TOKENIZER, folder / TOKENIZER)
         _save(folder, catalogue, vectors, centre)
+        fidelity = {**judged.about, "verdict": _verdict(serving, variants)}
         manifest = Manifest(
             parent=parent,
             created_at=now_ms(),
@@ -158,15 +175,23 @@ def build(
             items=len(texts),
             variants=variants,
             serving=serving,
-            metrics={"fidelity": judged.about},
-            verdict=_verdict(serving, variants),
+            metrics={"fidelity": fidelity, **(metrics or {})},
+            verdict="compared with no other generation",
             offsets={topic: list(o) for topic, o in (offsets or {}).items()},
             made_with=_made_with(encoders[serving].provider),
         )
         (folder / NAME).write_bytes(encode_manifest(manifest))
         opened = Generation.open(folder)  # 5
         opened.verify_parity(opened.encoder(threads=threads))
-        published = registry.publish(folder)
+        if prove is not None:
+            manifest = _proven(folder, manifest, *prove(opened))
+            done("judge")
+        watch("publish", 0, 0)
+        pack(source, folder / CHECKPOINT)
+        manifest = msgspec.structs.replace(manifest, training={CHECKPOINT: sha256_of(folder / CHECKPOINT)})
+        (folder / NAME).write_bytes(encode_manifest(manifest))
+        before_publishing()
+        published = registry.publish(folder)  # 6
         done("publish")
     return Built(published, seconds)
 
@@ -218,6 +243,14 @@ def _save(folder: Path, catalogue: Mapping[str, str], vectors: NDArray[np.float1
         np.save(folder / CENTRE, centre)
     (folder / ITEMS).write_bytes(msgspec.json.encode([(item_id, text_hash(text)) for item_id, text in catalogue.items()]))
     (folder / PROBES).write_bytes(msgspec.json.encode([(row, texts[row]) for row in probe_rows(texts)]))
+
+
+def _proven(folder: Path, manifest: Manifest, gate: Gate, ranker: Ranker) -> Manifest:
+    """The manifest with a verdict, and the weights beside it."""
+    (folder / RANKER).write_bytes(pack_ranker(ranker, {}))
+    verdict = "accepted" if gate.passed else f"refused: {'; '.join(gate.reasons)}"
+    files = {**manifest.files, RANKER: sha256_of(folder / RANKER)}
+    return msgspec.structs.replace(manifest, gate=gate, verdict=verdict, files=files)
 
 
 def _verdict(serving: str, variants: Mapping[str, Variant]) -> str:

@@ -10,7 +10,6 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from engine.dataset import read
@@ -21,6 +20,7 @@ from engine.registry import Registry
 from export.build import MAX_TOKENS, Built, build
 from export.checkpoint import default_checkpoint
 from export.fidelity import LEAST_OVERLAP
+from export.progress import Stages, bars
 from export.quantize import cpu_flags, presets
 
 SHOWN = 5
@@ -52,8 +52,8 @@ def export(
         if precision not in ("auto", "fp32"):
             raise ArtefactError("bad_precision", precision, "auto or fp32", "choose one of them")
         items = read_catalogue(catalogue, console) if catalogue else []
-        with _bars(console) as bars:
-            stages = _Stages(bars)
+        with bars(console) as shown:
+            stages = Stages(shown)
             built = build(
                 checkpoint or default_checkpoint(),
                 items,
@@ -118,35 +118,9 @@ class _Key(msgspec.Struct):
     item_id: str = "?"
 
 
-class _Stages:
-    """A bar for each stage of a build."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, stage: str, done: int, total: int, /) -> None:
-        if stage not in self._tasks:
-            self.finish()
-            self._tasks[stage] = self._bars.add_task(stage, total=None)
-        self._bars.update(self._tasks[stage], completed=done, total=total or None)
-
-    def finish(self) -> None:
-        """Show every stage begun so far as done."""
-        for task in self._bars.tasks:
-            if not task.finished:
-                total = task.total or 1
-                self._bars.update(task.id, total=total, completed=total)
-
-
-def _bars(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
-
-
 def _report(built: Built, console: Console) -> None:
     manifest = built.manifest
-    console.print(f"{manifest.id}: {manifest.verdict}", highlight=False, soft_wrap=True)
+    console.print(f"{manifest.id}: {manifest.metrics['fidelity']['verdict']}", highlight=False, soft_wrap=True)
     table = Table(Column("variant", no_wrap=True), "overlap", "texts", "min cos", "mean cos", "texts/s", "MB", "", box=None)
     for name, v in manifest.variants.items():
         mark = "serves" if name == manifest.serving else ""

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem
+from streams import cli_generations, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.settings import Settings, shown, unit_of
 
 app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
-generations_app = typer.Typer(help="The generations of the model.", no_args_is_help=True)
-app.add_typer(generations_app, name="generations")
+app.add_typer(cli_generations.app, name="generations")
 
 
 @app.callback()
@@ -66,39 +66,6 @@ def check_topics(context: typer.Context, broker: Broker = None) -> None:
     if problems:
         raise typer.Exit(1)
     print(f"all topics are there, N = {topics.count(client, settings)}")
-
-
-@generations_app.command("list")
-def list_generations(context: typer.Context) -> None:
-    """Print what the registry holds, oldest first."""
-    from engine.registry import Registry
-
-    settings = settings_of(context)
-    registry = Registry(settings.registry, settings.registry_cache)
-    for manifest in map(registry.manifest, registry.ids()):
-        print(f"{manifest.id}  {manifest.serving}  {manifest.items} items  {manifest.dims} dimensions  parent {manifest.parent or 'none'}")
-
-
-@generations_app.command("activate")
-def activate_generation(
-    context: typer.Context,
-    generation: Annotated[str | None, typer.Argument(help="its id; the newest in the registry if none")] = None,
-    reason: Annotated[str, typer.Option(help="why, for the record")] = "",
-    if_none: Annotated[bool, typer.Option("--if-none", help="only while none is active: for scripts that run at each start")] = False,
-    broker: Broker = None,
-) -> None:
-    """Announce a generation as the active one; workers verify it and switch."""
-    from time import time
-
-    from streams.announced import announced
-    from streams.generations import activate
-
-    settings = settings_of(context, broker)
-    if if_none and (now := announced(settings)) is not None:
-        print(f"{now.id} is active since {now.at}; nothing announced")
-        return
-    manifest = activate(settings, generation, by="headwater generations activate", reason=reason, at_ms=round(time() * 1000))
-    print(f"announced {manifest.id}")
 
 
 @app.command("replay")
@@ -199,6 +166,10 @@ def export(context: typer.Context) -> None:
     """Make a generation of a BERT checkpoint: ONNX, quantized, proven, published (--help says more)."""
     command = late("export.cli").export_command
     command(context.args, prog_name="headwater export", default_map={"registry": settings_of(context).registry})
+
+
+app.command("train")(cli_train.train)
+app.command("trainer")(cli_train.trainer)
 
 
 def main() -> None:

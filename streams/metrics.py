@@ -45,6 +45,10 @@ class Metrics:
         self.published = Counter("headwater_item_stats_published", "Item statistics published by their owner", ["kind"], registry=registry)
         self.rss = Gauge("headwater_memory_bytes", "Resident memory of the worker", registry=registry)
         self.generation = Gauge("headwater_generation_info", "1 for the generation in use", ["generation"], registry=registry)
+        self.swap = Gauge(
+            "headwater_generation_swap_seconds", "From the announcement of the generation in use to its first list", registry=registry
+        )
+        self.refused = Counter("headwater_generations_refused", "Generations announced as active and not served here", registry=registry)
         self.rss.set_function(resident_bytes)
 
 

@@ -126,6 +126,26 @@ class Settings(BaseModel):
     scoring_batch: int = _about(64, "users whose lists are made in one go, at most", "users", ge=1, le=4096)
     encoder_threads: int = _about(1, "threads that one text is encoded with", "threads", ge=1, le=256)
 
+    # Training
+    train_dir: Path = _about(Path("var/train"), "folder of a cycle under way: what was read and tuned, so that a killed one goes on")
+    train_every_s: float = _about(
+        21_600, "time after which the trainer begins a cycle, if there are train_least_events new events", "s", gt=0
+    )
+    train_after_events: int = _about(50_000, "new events after which it begins one at once; 0: only by time", "events", ge=0)
+    train_least_events: int = _about(1_000, "new events below which nothing is trained", "events", ge=10)
+    train_events: int = _about(200_000, "newest events that a cycle reads at most: 100 bytes of memory each", "events", ge=1_000)
+    train_held_out: float = _about(0.1, "share of a cycle's events, the newest, by which generations are compared", "share", gt=0, lt=0.9)
+    train_method: Literal["layers", "lora"] = _about("layers", "what learns of the last layers: all of it, or low-rank adapters (LoRA)")
+    train_layers: int = _about(2, "layers of the encoder that learn, from the last", "layers", ge=1, le=48)
+    train_epochs: int = _about(1, "times that a cycle goes through its events", "epochs", ge=1, le=100)
+    train_rate: float = _about(1e-4, "learning rate of the encoder (AdamW)", gt=0, le=0.1)
+    train_steps: int = _about(2_000, "steps of a cycle at most, some second each on two cores", "steps", ge=1)
+    train_threads: int = _about(0, "threads of a cycle; 0: one per core", "threads", ge=0, le=256)
+    robot_events_per_day: int = _about(
+        2_000, "events on one day from which on a user is taken for a robot, and not learned from", "events", ge=10
+    )
+    trainer_port: int = _about(6067, "port of the trainer's /healthz and /metrics, on web_host", ge=1, le=LARGEST_PORT)
+
     @field_validator("broker")
     @classmethod
     def _is_broker(cls, value: str) -> str:

@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.active import ACTIVE, Active, read_active
 from engine.decode import decode_item, decode_rule, key_id
 from engine.encoder import Encoder
 from engine.errors import ArtefactError, BadRecord, HeadwaterError, StateError
 from engine.generation import Generation
-from engine.model import Model
+from engine.model import Model, prepare
 from engine.partition import item_key
-from engine.ranker import unpack_ranker
+from engine.ranker import Ranker, unpack_ranker
 from engine.records import Item, Rule
 from engine.registry import Registry
 from engine.rules import compile_rules
+from engine.space import Floats
 from engine.text import item_text, text_hash
 from streams.engine_thread import EngineThread
 from streams.itemowner import take_over
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.topics import Names
+
+SLICE = 32
+"""Broadcast records applied before lists may be made again: some 20 µs each."""
+RETRY_S = 5.0
+"""Between two tries to fetch a generation from a registry that does not answer."""
+MANY_PLACES = 20_000
+"""Items that get their places in the catalogue in one go: at 1 µs for one that is new 20 ms at most, once in the life of a worker."""
 
 log = logger(__name__)
 
@@ -40,32 +51,44 @@ class LiveVector(msgspec.Struct, array_like=True, frozen=True):
     text_hash: str
     vector: bytes
 
+    def read(self, dims: int) -> Floats | None:
+        """(D,) float32; None for one that is damaged."""
+        vector = np.frombuffer(self.vector, "<f2").astype(np.float32)
+        return vector if len(vector) == dims and np.isfinite(vector).all() else None
+
 
 class Loaded(NamedTuple):
     """A generation that was verified on this machine, with its encoder."""
 
     generation: Generation
     encoder: Encoder
-    hashes: dict[str, str]  # item id -> text hash of its vector
-
-
-SLICE = 32
-"""Broadcast records applied before lists may be made again: some 20 µs each."""
+    hashes: dict[str, str]  # item id -> text hash of its stored vector
 
 
 class Shared:
-    """The model's changes, in the order in which they were broadcast."""
+    """The model's feeder. `apply` is what `streams.broadcast` calls with each batch.
+
+    A swap, as `run` makes it:
+
+    1. The generation is fetched, its sums are checked, its encoder is opened and encodes known items again: in a thread.
+    2. Its items get their places in the catalogue.
+    3. Its vectors are laid out and their cosines worked out, beside those in use: in a thread.
+    4. Between two batches of lists the model's space, weights and generation are replaced, all at once.
+
+    Whatever fails before 4 leaves the generation in use as it is.
+    """
 
     def __init__(self, model: Model, engine: EngineThread, registry: Registry, names: Names, metrics: Metrics, *, threads: int) -> None:
         self._model, self._engine, self._registry, self._names, self._metrics = model, engine, registry, names, metrics
         self._threads = threads
         self._rules: dict[str, Rule] = {}
         self._live: dict[str, LiveVector] = {}
+        self._rankers: dict[str, Ranker] = {}  # generation -> its weights as published last
         self._wanted: Active | None = None
+        self._turn = asyncio.Event()
         self.loaded: Loaded | None = None
         self.refused: dict[str, str] = {}  # generation -> why it is not served here
         self.latest = 0  # ms, the newest event time that any worker has told of
-        self.held = True  # until the first read to the end: then the newest `active` counts, not each of the past
         self.swapped = asyncio.Event()
 
     async def apply(self, messages: Sequence[Any]) -> None:
@@ -75,30 +98,74 @@ class Shared:
                 self._apply(messages[start : start + SLICE])
             await asyncio.sleep(0)
         self._tell()
-        if not self.held:
-            await self.switch()
 
-    async def switch(self) -> None:
-        """Serve the generation that is announced as active, if it can be proven here; else stay with the one in use."""
-        self.held = False
+    async def run(self) -> None:
+        """Follow what is announced as active, until cancelled. To be begun after the first read to the end and a first `switch`: the newest
+        announcement counts, not each of the past.
+        """
+        while True:
+            await self._turn.wait()
+            self._turn.clear()
+            if not await self.switch():
+                asyncio.get_running_loop().call_later(RETRY_S, self._turn.set)
+
+    async def switch(self) -> bool:
+        """Serve the generation that is announced as active, if it can be proven here; else stay with the one in use.
+
+        Returns:
+            Whether that is settled; False: the registry did not answer, and trying again may help.
+        """
         wanted = self._wanted
         if wanted is None or wanted.id == self._model.generation or wanted.id in self.refused:
-            return
+            return True
+        began = perf_counter()
+        log.info("generation_announced", generation=wanted.id, serving=self._model.generation, by=wanted.by, reason=wanted.reason)
         try:
-            loaded = await asyncio.to_thread(self._load, wanted.id)
-            async with self._engine.lock:
-                await self._engine.call(self._use, loaded)
+            loaded, keys = await asyncio.to_thread(self._load, wanted)  # 1
+            log.info("generation_proven", generation=wanted.id)
+            await self._swap(loaded, keys)
         except (HeadwaterError, OSError) as error:
+            again = error.retryable if isinstance(error, HeadwaterError) else True
+            if again:
+                log.warning("generation_not_fetched", generation=wanted.id, serving=self._model.generation, reason=str(error))
+                return False
             self.refused[wanted.id] = str(error)
+            self._metrics.refused.inc()
             log.error(  # noqa: TRY400 - an expected outcome, whose reason says all
                 "generation_refused", generation=wanted.id, serving=self._model.generation, reason=str(error)
             )
-            return
+            return True
         self.loaded = loaded
         self.swapped.set()
         self._metrics.generation.clear()
         self._metrics.generation.labels(wanted.id).set(1)
+        self._metrics.swap.set(perf_counter() - began)
         log.info("generation_active", generation=wanted.id, items=len(loaded.hashes), provider=loaded.encoder.provider)
+        return True
+
+    async def _swap(self, loaded: Loaded, keys: NDArray[np.uint64]) -> None:
+        generation, catalogue = loaded.generation, self._model.catalogue
+        places = np.empty(len(keys), np.int64)
+        for start in range(0, len(keys), MANY_PLACES):  # 2
+            async with self._engine.lock:
+                places[start : start + MANY_PLACES] = catalogue.places_of(keys[start : start + MANY_PLACES])
+            await asyncio.sleep(0)
+        shipped, dims = generation.ranker(), generation.manifest.dims
+        live = {item_id: one for item_id, one in self._live.items() if one.generation == generation.id}
+        async with self._engine.lock:
+            read = ((item_key(item_id), one.read(dims)) for item_id, one in live.items())
+            known = {catalogue.place(key): vector for key, vector in read if vector is not None}
+        prepared = await asyncio.to_thread(prepare, generation, places, catalogue, known, shipped)  # 3
+        log.info("generation_prepared", generation=generation.id)
+        async with self._engine.lock:  # 4
+            self._rankers.setdefault(self._model.generation, self._model.ranker)  # a rollback goes on with them
+            learned = self._rankers.get(generation.id)
+            if learned is not None and learned.version >= (0 if shipped is None else shipped.version):
+                prepared = replace(prepared, ranker=learned)
+            self._model.use(prepared)
+            for item_id, one in self._live.items():
+                if live.get(item_id) is not one:
+                    self._put_vector(item_id, one)
 
     def missing(self, item: Item) -> tuple[str, str] | None:
         """Text and hash of an item that has no vector of the active generation yet, else None."""
@@ -117,21 +184,33 @@ class Shared:
         """All entries of the catalogue, as of now."""
         return [item for item in list(self._model.catalogue.items) if item is not None]
 
-    def _load(self, generation_id: str) -> Loaded:
-        generation = Generation.open(self._registry.fetch(generation_id))
+    def first_weights(self, generation_id: str) -> Ranker | None:
+        """The weights that lists of the generation in use began with, None where it brought none; only of that one.
+
+        Raises:
+            KeyError: it is not in use here.
+        """
+        if generation_id != self._model.generation:
+            raise KeyError(generation_id)
+        return None if self.loaded is None else self.loaded.generation.ranker()
+
+    def _load(self, wanted: Active) -> tuple[Loaded, NDArray[np.uint64]]:
+        generation = Generation.open(self._registry.fetch(wanted.id))
+        gate = generation.manifest.gate
+        if gate is not None and not gate.passed and not wanted.forced:
+            found = f"{wanted.id} was refused: {'; '.join(gate.reasons)}"
+            raise ArtefactError(
+                "gate_not_passed", found, "a generation that its gate has let through", "train again, or activate it with --force"
+            )
         encoder = generation.encoder(threads=self._threads)
         generation.verify_parity(encoder)
-        return Loaded(generation, encoder, dict(zip(generation.item_ids, generation.text_hashes, strict=True)))
-
-    def _use(self, loaded: Loaded) -> None:
-        self._model.use_generation(loaded.generation)
-        for item_id, live in self._live.items():
-            self._put_vector(item_id, live)
+        keys = np.fromiter((item_key(item_id) for item_id in generation.item_ids), np.uint64, len(generation.item_ids))
+        return Loaded(generation, encoder, dict(zip(generation.item_ids, generation.text_hashes, strict=True))), keys
 
     def _put_vector(self, item_id: str, live: LiveVector) -> None:
         if live.generation == self._model.generation:
-            vector = np.frombuffer(live.vector, "<f2").astype(np.float32)
-            if len(vector) == self._model.catalogue.dims and np.isfinite(vector).all():
+            vector = live.read(self._model.catalogue.space.dims)
+            if vector is not None:
                 self._model.catalogue.put_vector(item_key(item_id), vector)
 
     def _apply(self, messages: Sequence[Any]) -> None:
@@ -159,8 +238,12 @@ class Shared:
                         self._put_vector(key.decode(), live)
                 elif topic == self._names.weights:
                     if value is not None:
-                        self._model.use_ranker(unpack_ranker(value)[0])
+                        ranker = unpack_ranker(value)[0]
+                        self._rankers[ranker.generation] = ranker
+                        self._model.use_ranker(ranker)
                         self._metrics.learned.set(self._model.ranker.version)
+                    else:
+                        self._rankers.pop(key.decode(), None)
                 elif topic == self._names.rules:
                     changed_rules = True
                     rule = decode_rule(value, key)
@@ -170,6 +253,8 @@ class Shared:
                         self._rules[rule.rule_id] = rule
                 elif topic == self._names.generations and key == ACTIVE and value is not None:
                     self._wanted = read_active(value)
+                    self.refused.pop(self._wanted.id, None)  # said anew: it may have been mended
+                    self._turn.set()
             except (BadRecord, StateError, ArtefactError, msgspec.MsgspecError, ValueError) as problem:  # ValueError: damaged arrays
                 log.warning(
                     "broadcast_record_passed_over",
@@ -186,4 +271,4 @@ class Shared:
     def _tell(self) -> None:
         catalogue = self._model.catalogue
         self._metrics.items.set(int(catalogue.listable[: len(catalogue)].sum()))
-        self._metrics.vectors.set(int(catalogue.has_vector.sum()))
+        self._metrics.vectors.set(int(catalogue.space.has_vector.sum()))

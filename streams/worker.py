@@ -37,7 +37,7 @@ from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.people import People
 from streams.settings import Settings
-from streams.shared import Shared
+from streams.shared import RETRY_S, Shared
 from streams.web import serve
 
 SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "requests": "requests", "_pairs": "pairs"}
@@ -179,7 +179,7 @@ class Worker:
             topic=names.item_stats,
             reading=lambda: bool(cast("BatchConsumer", self.app.consumer).flow_active),
         )
-        self.learner = Learner(self.items, self.outbox, names.weights)
+        self.learner = Learner(self.items, self.outbox, names.weights, self.shared.first_weights, lambda: self.model.ranker)
         self.authors = Authors(self.shared, self.outbox, dead, metrics, vectors_topic=names.vectors, owned=self._owned_items)
         people = People(
             self.users,
@@ -241,7 +241,9 @@ class Worker:
             await self.broadcast.caught_up.wait()
             if self.broadcast.failure is not None:
                 raise self.broadcast.failure
-            await self.shared.switch()
+            while not await self.shared.switch():
+                log.warning("waiting_for_registry", registry=settings.registry, seconds=RETRY_S)
+                await asyncio.sleep(RETRY_S)
             log.info(
                 "worker_starting",
                 broker=settings.broker,
@@ -250,7 +252,7 @@ class Worker:
                 web=f"http://{settings.web_host}:{settings.web_port}",
             )
             intakes = (intake.run() for intake in self.intakes)
-            parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self._watch(), *intakes)
+            parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self.shared.run(), self._watch(), *intakes)
             tasks += [asyncio.create_task(self._guard(part)) for part in parts]
             return await serve_app(self.app)
         finally:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.catalogue import Floats
 from engine.dataset import Dataset, read
 from engine.evaluate import CHANNELS, Answer, Evaluation, figures_of
 from engine.generation import Generation
 from engine.protocol import TABLES, Table
 from engine.registry import Registry
+from engine.space import Floats
 from engine.vectors import catalogue_vectors
 from streams.evaluation import main
 from tests import tiny_bert

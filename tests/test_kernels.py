@@ -52,7 +52,7 @@ def test_co_visited_and_text_as_counted_the_plain_way(user: str) -> None:
             sums["together_last"][one.others] += lasting * slow
     for name, total in sums.items():
         np.testing.assert_allclose(found.named(name), np.sqrt(total), rtol=1e-4, atol=1e-6, err_msg=name)
-    vectors = catalogue.vectors[:n].astype(np.float64)
+    vectors = catalogue.space.vectors[:n].astype(np.float64)
     own = sum((0.9**slot * vectors[at] for slot, at in enumerate(places)), np.zeros(DIMS))
     np.testing.assert_allclose(found.named("text"), vectors @ (own / (np.linalg.norm(own) or 1.0)), rtol=1e-4, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_lists_of_neighbours_stay_apart(puts: list[tuple[int, int]]) -> None:
 def test_a_catalogue_too_large_for_rows_has_the_same_cosines() -> None:
     """Rule: with a budget for a few rows only, lists are those of a large one."""
     taste, small = SHOP.taste("u1"), Shared(SHOP.model.catalogue, SHOP.model.stats)
-    small.cosines = Cosines(SHOP.model.catalogue, budget_bytes=4 * 200 * 3)
+    small.cosines = Cosines(SHOP.model.catalogue.space, SHOP.model.catalogue, budget_bytes=4 * 200 * 3)
     for name in ("text", "text_last"):
         np.testing.assert_allclose(features_of(small, taste).named(name), SHOP.model.features(taste).named(name), rtol=1e-4, atol=1e-6)
 
@@ -104,7 +104,7 @@ def test_rows_of_cosines_follow_changed_vectors() -> None:
     for n in range(12):
         catalogue.put(Item(f"i{n}", "t"))
         change(n)
-    cosines = Cosines(catalogue)
+    cosines = Cosines(catalogue.space, catalogue)
     cosines.of(np.array([0, 3, 5]))
     for step in range(30):
         for n in rng.integers(12, size=2).tolist():
@@ -112,7 +112,7 @@ def test_rows_of_cosines_follow_changed_vectors() -> None:
         places = rng.permutation(12)[:4]
         rows, slots = cosines.of(places)
         assert len(set(slots.tolist())) == len(places), step
-        np.testing.assert_allclose(rows[slots, :12], catalogue.vectors[places] @ catalogue.vectors[:12].T, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(rows[slots, :12], catalogue.space.vectors[places] @ catalogue.space.vectors[:12].T, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_compiled_twice() -> None:

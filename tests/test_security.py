@@ -46,7 +46,7 @@ class Process(NamedTuple):
 
 PROCESSES = {
     "topics": Process(("topics", "create"), "topic_authorization_failed"),
-    "activate": Process(("generations", "activate"), "not_announced"),
+    "activate": Process(("generations", "activate"), "not_read"),
     "replay": Process(("replay", "ifdb-played", "--to", "2008-01-01", "--no-items"), "missing_topic"),
     "worker": Process(("worker",), "missing_topic", port="HEADWATER_WEB_PORT"),
 }

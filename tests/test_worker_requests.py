@@ -152,7 +152,7 @@ def test_search(world: Installation, tmp_path: Path) -> None:
     registry = Registry(world.settings.registry)
     for seed in (5, 6):  # the second one is a swap while searches come
         generation_id = registry.publish(tiny_bert.write_generation(tmp_path / f"draft{seed}", seed=seed)).id
-        activate(world.settings, generation_id, by="test", reason="test", at_ms=NOW_MS)
+        activate(world.settings, generation_id, by="test", reason="test", at_ms=NOW_MS, force=True)
         until = time.monotonic() + 20
         while (found := ask(world, "sara", query="mife nugu"))["generation"] != generation_id:
             assert time.monotonic() < until, world.troubles()

@@ -1,0 +1,349 @@
+"""One training cycle: what happened since the active generation becomes a new one, is proven, and serves if it is better.
+
+1. Take the lease: one trainer at a time works on a registry.
+2. Read: the events after the parent's offsets, the catalogue, and who does not want to be learned from. Kept in the work folder.
+3. Tune the parent's checkpoint on all but the newest events. The tuned checkpoint is kept in the work folder.
+4. Export to ONNX, quantize, compare with fp32 and encode the catalogue (`export.build`).
+5. Judge: test-then-train on the newest events against the parent (`export.gate`), which also gives the weights that lists begin with.
+6. Publish to the registry, with the verdict: a worse one too is kept.
+7. Announce its manifest on `generations`.
+8. Activate it, if its gate let it through and the parent is still active and not held.
+
+What a crash leaves behind, by the last step done:
+
+* 1: a lease that runs out by itself.
+* 2, 3: what was read or tuned, with which the next cycle of the same parent and settings goes on.
+* 4, 5: a draft in the work folder, removed by the next cycle, and perhaps an id that is claimed and never used.
+* 6: a published generation that nobody was told of. The next cycle finds it by its key (parent, offsets, settings) and goes on with 7.
+* 7: an announced one; as above, with 8.
+
+The active generation is touched by nothing but 8, which is one record.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from engine.errors import ArtefactError
+from engine.generation import Generation
+from engine.manifest import CHECKPOINT, Gate, Manifest
+from engine.ranker import Ranker
+from engine.records import Item
+from engine.registry import Registry, number_of
+from engine.text import item_text
+from engine.user import Limits
+from engine.vectors import catalogue_vectors
+from export.archive import unpack
+from export.build import Built, build
+from export.checkpoint import Checkpoint, read_checkpoint
+from export.feed import EVENTS, Feed, Span
+from export.gate import judge
+from export.lease import Lease
+from export.quantize import Preset
+from export.slice import Collector, Dropped, Slice, cut, dataset_of, windows
+from export.tune import Tuned, Tuning, tune
+
+JOURNAL, SLICE, TUNED, PARENT = "journal.json", "slice.npz", "tuned", "parent"
+MOST_JUDGED = 60_000
+"""The newest events that both generations go through for the verdict: some 30 s each."""
+Watch = Callable[[str, int, int], None]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a cycle ended: `published`, None when there was nothing to do; `active`: whether it serves now, and `why` not."""
+
+    published: str | None
+    active: bool
+    why: str
+    parent: str
+    seconds: dict[str, float]
+    peak_bytes: int
+    events: int = 0
+    gate: Gate | None = None
+
+
+class Bulletin(Protocol):
+    """What a cycle asks of the topic `generations`, and says on it."""
+
+    def active(self) -> str | None:
+        """The id of the active generation."""
+        ...
+
+    def announce(self, manifest: Manifest) -> None:
+        """Say that it is published."""
+        ...
+
+    def activate(self, generation_id: str, parent: str, reason: str) -> None:
+        """Make it serve in its parent's place.
+
+        Raises:
+            ArtefactError: the parent is not active any more, or is held.
+        """
+        ...
+
+
+class Silent:
+    """Says nothing to anybody: for cycles on recorded data. The newest generation counts as active."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def active(self) -> str | None:
+        """The newest one."""
+        return self._registry.latest()
+
+    def announce(self, manifest: Manifest) -> None:
+        """Nobody listens."""
+
+    def activate(self, generation_id: str, parent: str, reason: str) -> None:
+        """Nothing serves."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of a cycle. `events`: the newest so many are read; `fewest`: with less new ones there is nothing to do; `held_out`: share of
+    them that is not trained on; `as_it_is`: no tuning, the checkpoint is judged as it is.
+    """
+
+    tuning: Tuning = Tuning()
+    events: int = 200_000
+    fewest: int = 1_000
+    held_out: float = 0.1
+    robot_events_per_day: int = 2_000
+    user_events: int = 500
+    weights: dict[str, float]
+    threads: int = 1
+    checkpoint: str | None = None
+    as_it_is: bool = False
+    activate: bool = True
+
+
+class Journal(msgspec.Struct):
+    """What of a cycle is done, in the work folder. `key` names the cycle's parent and settings."""
+
+    key: str
+    parent: str
+    span: Span | None = None
+    dropped: Dropped | None = None
+    tuned: dict[str, Any] | None = None
+
+
+@dataclass
+class Cycle:
+    """A cycle's surroundings; `run` goes through the steps."""
+
+    registry: Registry
+    feed: Feed
+    bulletin: Bulletin
+    plan: Plan
+    work: Path
+    watch: Watch
+    lease: Callable[[Registry], Lease] = Lease
+    tried: Sequence[Preset] | None = None  # quantized forms; None: those of this CPU
+    clock: Callable[[], float] = time.time
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        """Go through the steps.
+
+        Raises:
+            ArtefactError: no generation is active, another trainer is at work, or the checkpoint can't be tuned.
+            BrokerError: events or items can't be read, or nothing can be announced.
+        """
+        with self.lease(self.registry) as lease:  # 1
+            parent_id = self.bulletin.active()
+            if parent_id is None:
+                remedy = "run `headwater export --catalogue …` and `headwater generations activate` first"
+                raise ArtefactError("nothing_active", "no active generation", "one to begin with", remedy)
+            parent = Generation.open(self.registry.fetch(parent_id))
+            journal = self._journal(parent)
+            items = self.feed.items()
+            if not items:
+                raise ArtefactError("no_items", "an empty catalogue", "items to encode", "send items first")
+            events = self._timed("read", lambda: self._read(journal, parent, items))  # 2
+            span = journal.span or Span([], [])
+            if len(events) < self.plan.fewest:
+                why = f"{len(events)} events to learn from since {parent_id}, {self.plan.fewest} needed"
+                self._forget()
+                return self._outcome(None, why, parent_id, events)
+            key = _hash(journal.key, span)
+            manifest = self._published(key)
+            if manifest is None:
+                checkpoint = self._timed("tune", lambda: self._tuned(journal, parent, items, events))  # 3
+                manifest = self._built(parent, items, events, checkpoint, journal, key, lease.check).manifest  # 4 - 6
+            self.watch("announce", 0, 0)
+            self.bulletin.announce(manifest)  # 7
+            why = self._activated(manifest, parent_id)  # 8
+            self._forget()
+            return self._outcome(manifest, why, parent_id, events)
+
+    def _journal(self, parent: Generation) -> Journal:
+        """The journal of this cycle as far as it got before, else a new one in an empty work folder."""
+        key = _hash(parent.id, sorted(parent.manifest.files.items()), self.plan)
+        try:
+            found = msgspec.json.decode((self.work / JOURNAL).read_bytes(), type=Journal)
+        except (OSError, msgspec.DecodeError):
+            found = None
+        if found is None or found.key != key:
+            self._forget()
+            found = Journal(key, parent.id)
+        self.work.mkdir(parents=True, exist_ok=True)
+        for left in self.work.glob("headwater-export-*"):
+            shutil.rmtree(left)
+        return found
+
+    def _read(self, journal: Journal, parent: Generation, items: list[Item]) -> Slice:
+        path = self.work / SLICE
+        if journal.span is not None and path.exists():
+            with np.load(path, allow_pickle=False) as kept:
+                known = kept["known"].tolist()
+                arrays = [kept[name] for name in ("users", "items", "times", "sessions", "ids", "kinds")]
+                names = tuple(kept["names"].tolist())
+            place = {item.item_id: at for at, item in enumerate(items)}
+            moved = np.array([place.get(item_id, -1) for item_id in known], np.int32)  # items may have come, and gone
+            users, old, times, sessions, ids, kinds = arrays
+            there = Slice(users, moved[old] if len(known) else old, times, sessions, ids, kinds, names)
+            return there.take(there.items >= 0)
+        offsets = parent.manifest.offsets.get(EVENTS, [])
+        span = self.feed.span(offsets, str(parent.manifest.metrics.get("cycle", {}).get("log", "")), self.plan.events)
+        into = Collector(self.plan.weights, {item.item_id: at for at, item in enumerate(items)}, self.feed.people())
+        self.feed.read(span, into, lambda done, total: self.watch("read", done, total))
+        events, dropped = into.finish(self.plan.robot_events_per_day)
+        columns = {name: getattr(events, name) for name in ("users", "items", "times", "sessions", "ids", "kinds")}
+        part = path.with_name("slice.part.npz")
+        np.savez(part, names=np.array(events.names), known=np.array([item.item_id for item in items]), **columns)
+        part.replace(path)
+        journal.span, journal.dropped = span, dropped
+        self._note(journal)
+        return events
+
+    def _tuned(self, journal: Journal, parent: Generation, items: list[Item], events: Slice) -> Checkpoint:
+        begin = Path(self.plan.checkpoint) if self.plan.checkpoint else self._parents_checkpoint(parent)
+        if self.plan.as_it_is:
+            return read_checkpoint(begin)
+        start = read_checkpoint(begin)
+        target = self.work / TUNED / start.name
+        if journal.tuned is None:
+            shutil.rmtree(self.work / TUNED, ignore_errors=True)
+            (self.work / TUNED).mkdir()
+            learned = events.before(cut(events, self.plan.held_out))
+            taken = windows(learned, self.plan.tuning.window, self.plan.user_events, self.plan.tuning.seed)
+            texts = [item_text(item, parent.template) for item in items]
+            counts = np.bincount(learned.items, minlength=len(items))
+            tuned = tune(start, texts, taken, counts, self.plan.tuning, target, self.watch)
+            journal.tuned = {"windows": len(taken), **_plain(tuned)}
+            self._note(journal)
+        return read_checkpoint(target)
+
+    def _parents_checkpoint(self, parent: Generation) -> Path:
+        shutil.rmtree(self.work / PARENT, ignore_errors=True)
+        folder = self.work / PARENT / str(parent.manifest.encoder.get("name") or "encoder")
+        folder.mkdir(parents=True)
+        return unpack(self.registry.fetch_training(parent.id, CHECKPOINT, self.work), folder)
+
+    def _built(
+        self,
+        parent: Generation,
+        items: list[Item],
+        events: Slice,
+        checkpoint: Checkpoint,
+        journal: Journal,
+        key: str,
+        check: Callable[[], None],
+    ) -> Built:
+        began = self.clock()
+        span = journal.span or Span([], [])
+        dropped = msgspec.to_builtins(journal.dropped or Dropped())
+        about = {"key": key, "log": span.log, "events": len(events), "skipped": span.skipped, "dropped": dropped, "tuned": journal.tuned}
+
+        def prove(draft: Generation) -> tuple[Gate, Ranker]:
+            judged = judge(
+                dataset_of(events.take(np.arange(max(0, len(events) - MOST_JUDGED), len(events))), items, "cycle"),
+                catalogue_vectors(parent, items, self.work / "vectors", threads=self.plan.threads),
+                catalogue_vectors(draft, items, self.work / "vectors", threads=self.plan.threads),
+                against=parent.id,
+                start_ms=cut(events, self.plan.held_out),
+                ranker=parent.ranker(),
+                limits=Limits(weights=self.plan.weights),
+                watch=self.watch,
+            )
+            return judged.gate, judged.ranker
+
+        built = build(
+            checkpoint.folder,
+            items,
+            self.registry,
+            max_tokens=parent.manifest.max_tokens,
+            threads=self.plan.threads,
+            tried=self.tried,
+            template=parent.template,
+            parent=parent.id,
+            offsets={EVENTS: span.ends},
+            metrics={"cycle": about},
+            prove=prove,
+            before_publishing=check,
+            scratch_in=self.work,
+            watch=self.watch,
+        )
+        self._seconds |= {**built.seconds, "build": round(self.clock() - began, 2)}
+        return built
+
+    def _published(self, key: str) -> Manifest | None:
+        """The generation that this very cycle published before it ended too early."""
+        for generation_id in sorted(self.registry.ids(), key=number_of, reverse=True):
+            manifest = self.registry.manifest(generation_id)
+            if manifest.metrics.get("cycle", {}).get("key") == key:
+                return manifest
+        return None
+
+    def _activated(self, manifest: Manifest, parent: str) -> str:
+        """Activate it; why not, "" when it serves."""
+        if manifest.gate is None or not manifest.gate.passed:
+            return manifest.verdict
+        if not self.plan.activate:
+            return "activation was not asked for"
+        self.watch("activate", 0, 0)
+        try:
+            self.bulletin.activate(manifest.id, parent, f"better than {parent}")
+        except ArtefactError as error:
+            if error.code in ("superseded", "on_hold"):
+                return str(error)
+            raise
+        return ""
+
+    def _timed(self, name: str, step: Callable[[], Any]) -> Any:
+        began = self.clock()
+        found = step()
+        self._seconds[name] = round(self.clock() - began, 2)
+        return found
+
+    def _note(self, journal: Journal) -> None:
+        part = self.work / f"{JOURNAL}.part"
+        part.write_bytes(msgspec.json.encode(journal))
+        part.replace(self.work / JOURNAL)
+
+    def _forget(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _outcome(self, manifest: Manifest | None, why: str, parent: str, events: Slice) -> Outcome:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        gate = None if manifest is None else manifest.gate
+        return Outcome(None if manifest is None else manifest.id, not why, why, parent, self._seconds, peak, len(events), gate)
+
+
+def _plain(tuned: Tuned) -> Mapping[str, Any]:
+    return {"steps": tuned.steps, "texts": tuned.texts, "parameters": tuned.learned, "losses": tuned.losses, "seconds": tuned.seconds}
+
+
+def _hash(*parts: Any) -> str:
+    return blake2b(msgspec.json.encode(parts), digest_size=12).hexdigest()

@@ -1,0 +1,165 @@
+"""Whether a new generation may serve: test-then-train on events that neither was trained on, paired with the active one. It makes neither.
+
+Both generations go through the same events with the functions that serve live (`engine.evaluate`), and are asked the same cases among the
+held-out ones. Two kinds of lists are compared: from text alone, which is what was trained, and as they are served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset import Dataset
+from engine.evaluate import Answer, Evaluation
+from engine.figures import DIGITS, gain
+from engine.manifest import Compared, Gate
+from engine.ranker import Ranker
+from engine.space import Floats
+from engine.user import Limits
+
+TEXT, LIST = "text", "list"
+UNUSED = "_new_items"
+"""Added to these: only cases on items that nobody had used. Told, not judged by: they are few."""
+CASES = 3_000
+"""Cases at most: with three thousand the interval of a difference is some ± .003 wide."""
+FEWEST = 100
+"""With fewer cases nothing is said about a generation, and it does not serve."""
+DRAWS = 2_000
+LEVEL = (2.5, 97.5)
+MARGIN = 0.05
+"""How much worse lists as served may be for all that is known, as a share of the active one's NDCG: their other signals are the same, so a
+better text must not make them worse; that they are better is not asked for, since text may weigh little in them."""
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdict, and the weights that the candidate's lists begin with: learned on all of the events, with its own features."""
+
+    gate: Gate
+    ranker: Ranker
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one generation's lists gained on each case."""
+
+    users: tuple[str, ...]
+    gains: dict[str, NDArray[np.float64]]
+    unused: NDArray[np.bool_]
+    ranker: Ranker
+
+
+def judge(
+    dataset: Dataset,
+    active: Floats,
+    candidate: Floats,
+    *,
+    against: str,
+    start_ms: int,
+    ranker: Ranker | None,
+    limits: Limits,
+    watch: Watch,
+    cases: int = CASES,
+) -> Judged:
+    """Compare two generations of vectors.
+
+    Args:
+        dataset: the events of the cycle, those held out last, and the catalogue.
+        active: (N, D) centred unit rows by item of the dataset, of the generation that serves.
+        candidate: (N, D') the same of the new one.
+        against: the active one's id.
+        start_ms: from this time on events are held out.
+        ranker: the weights to begin with, for both.
+        limits: of users' rows.
+        watch: told of progress.
+        cases: cases at most.
+    """
+    runs = []
+    for name, vectors in (("active", active), ("candidate", candidate)):
+
+        def told(done: int, total: int, name: str = name) -> None:
+            watch(f"judge the {name}", done, total)
+
+        runs.append(_run(dataset, vectors, start_ms, ranker, limits, told, cases))
+    one, other = runs
+    lists = {}
+    for kind in (TEXT, LIST):
+        lists[kind] = compared(one.users, one.gains[kind], other.gains[kind])
+        few = np.flatnonzero(one.unused)
+        lists[kind + UNUSED] = compared([one.users[at] for at in few], one.gains[kind][few], other.gains[kind][few])
+    held_out = sum(row.time * 1000 >= start_ms for row in dataset.rows)
+    reasons = reasons_against(lists)
+    gate = Gate(not reasons, against, reasons, lists, len(dataset.rows), held_out)
+    return Judged(gate, other.ranker)
+
+
+def reasons_against(lists: dict[str, Compared]) -> tuple[str, ...]:
+    """Why a generation may not serve; empty when it may.
+
+    >>> sure = Compared(500, 0.1, 0.2, 0.08, 0.12)
+    >>> reasons_against({"text": sure, "list": sure})
+    ()
+    >>> reasons_against({"text": Compared(500, 0.1, 0.1, -0.01, 0.01), "list": sure})
+    ('lists from text alone are not better for certain: NDCG@10 .1000 -> .1000, difference -.0100 to .0100',)
+    """
+    text, served = lists[TEXT], lists[LIST]
+    if text.cases < FEWEST:
+        return (f"{text.cases} cases to compare on, {FEWEST} needed",)
+    found = []
+    if not text.low > 0:  # a NaN fails too
+        found.append(f"lists from text alone are not better for certain: {told(text)}")
+    if not served.low >= -MARGIN * served.active:
+        found.append(f"lists as served may be more than {MARGIN:.0%} worse: {told(served)}")
+    return tuple(found)
+
+
+def told(one: Compared) -> str:
+    """A comparison in words.
+
+    >>> told(Compared(500, 0.0523, 0.066, 0.0101, 0.0172))
+    'NDCG@10 .0523 -> .0660, difference .0101 to .0172'
+    """
+
+    def short(value: float) -> str:
+        return f"{value:.4f}".replace("0.", ".", 1)
+
+    return f"NDCG@10 {short(one.active)} -> {short(one.candidate)}, difference {short(one.low)} to {short(one.high)}"
+
+
+def compared(users: Sequence[str], active: NDArray[np.float64], candidate: NDArray[np.float64]) -> Compared:
+    """Two generations' gains on the same cases, and the interval of their difference by a bootstrap over users (Efron & Tibshirani 1993):
+    cases of one user say the same thing several times.
+    """
+    if not len(users):
+        return Compared(0, 0.0, 0.0, 0.0, 0.0)
+    _, own = np.unique(np.array(users), return_inverse=True)
+    sums, counts = np.bincount(own, candidate - active), np.bincount(own)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), DRAWS)
+    low, high = np.percentile((drawn @ sums) / (drawn @ counts), LEVEL)
+    return Compared(len(users), *(round(float(value), DIGITS) for value in (active.mean(), candidate.mean(), low, high)))
+
+
+def _run(
+    dataset: Dataset, vectors: Floats, start_ms: int, ranker: Ranker | None, limits: Limits, told: Callable[[int, int], None], cases: int
+) -> _Run:
+    run = Evaluation(dataset, vectors, limits)
+    if ranker is not None:
+        run.model.ranker = deepcopy(ranker)
+    answers = list(run.answers("next", cases, told, start_ms / 1000))
+    gains = {
+        TEXT: np.array([gain(answer.ranks["text"]) for answer in answers]),
+        LIST: np.array([gain(_place(answer, dataset)) for answer in answers]),
+    }
+    unused = np.array([answer.unused for answer in answers], bool)
+    return _Run(tuple(answer.case.user for answer in answers), gains, unused, run.model.ranker)
+
+
+def _place(answer: Answer, dataset: Dataset) -> int | None:
+    wanted = dataset.items[answer.case.target].item_id
+    return answer.items.index(wanted) if wanted in answer.items else None

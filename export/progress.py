@@ -1,0 +1,55 @@
+"""How far a build or a cycle is: bars on a terminal, a line for each stage elsewhere. It watches nothing by itself."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from time import perf_counter
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class Stages:
+    """A bar for each stage."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Show it; a stage that is new ends those before it."""
+        if stage not in self._tasks:
+            self.finish()
+            self._tasks[stage] = self._bars.add_task(stage, total=None)
+        self._bars.update(self._tasks[stage], completed=done, total=total or None)
+
+    def finish(self) -> None:
+        """Show every stage begun so far as done."""
+        for task in self._bars.tasks:
+            if not task.finished:
+                total = task.total or 1
+                self._bars.update(task.id, total=total, completed=total)
+
+
+class Lines:
+    """A line when a stage begins, with the seconds so far."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._stage, self._began = out, "", perf_counter()
+
+    def __call__(self, stage: str, _done: int, total: int, /) -> None:
+        """Say so where it is a new one."""
+        if stage != self._stage:
+            self._stage = stage
+            of = f", {total} to do" if total else ""
+            print(f"{perf_counter() - self._began:7.1f} s  {stage}{of}", file=self._out, flush=True)
+
+    def finish(self) -> None:
+        """Nothing is left to be said."""
+
+
+def bars(console: Console) -> AbstractContextManager[Progress]:
+    """Progress bars as all our commands have them."""
+    columns = (SpinnerColumn(), TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)

@@ -1,0 +1,296 @@
+"""A cycle on a recorded shop: what it publishes and says, and that whatever step it dies at, the next one ends it. No broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.errors import ArtefactError
+from engine.generation import Generation
+from engine.manifest import CHECKPOINT, RANKER, Manifest
+from engine.registry import Registry
+from engine.user import DEFAULT_WEIGHTS
+from export.build import build
+from export.cycle import Cycle, Outcome, Plan
+from export.feed import Recorded
+from export.lease import Lease
+from export.tune import Tuning
+from tests import tiny_bert
+from tests.training_shop import shop
+
+EVENTS = 2_000
+DATA = shop(EVENTS)
+PLAN = Plan(
+    weights=dict(DEFAULT_WEIGHTS),
+    tuning=Tuning(layers=2, epochs=4, rate=3e-3, most_tokens=24, threads=1),
+    fewest=100,
+    held_out=0.3,
+)
+
+
+@dataclass
+class Board:
+    """`generations` in memory."""
+
+    serving: str | None = None
+    announced: list[str] = field(default_factory=list)
+    held: bool = False
+
+    def active(self) -> str | None:
+        return self.serving
+
+    def announce(self, manifest: Manifest) -> None:
+        self.announced.append(manifest.id)
+
+    def activate(self, generation_id: str, parent: str, reason: str) -> None:
+        if self.serving != parent or self.held:
+            raise ArtefactError("on_hold" if self.held else "superseded", str(self.serving), parent, "train again")
+        self.serving = generation_id
+
+
+@dataclass
+class World:
+    """A registry with a first generation, a board on which it serves, and a work folder."""
+
+    folder: Path
+    registry: Registry
+    board: Board
+
+    def cycle(self, plan: Plan = PLAN, feed: Recorded | None = None, watch: Any = lambda *_: None) -> Outcome:
+        """Run one."""
+        return Cycle(self.registry, feed or Recorded(DATA), self.board, plan, self.folder / "work", watch, tried=()).run()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry folder with the generation of an untrained checkpoint."""
+    folder = tmp_path_factory.mktemp("cycle")
+    checkpoint = tiny_bert.write_checkpoint(folder / "tiny-bert")
+    build(checkpoint, DATA.items, Registry(str(folder / "registry")), max_tokens=24, tried=())
+    return folder
+
+
+@pytest.fixture
+def world(first: Path, tmp_path: Path) -> Iterator[World]:
+    """A copy of it for one test, which leaves no lease behind."""
+    import shutil
+
+    shutil.copytree(first / "registry", tmp_path / "registry")
+    registry = Registry(str(tmp_path / "registry"))
+    yield World(tmp_path, registry, Board("g-000001"))
+    assert not (tmp_path / "registry" / "trainer.lease").exists()
+
+
+def test_a_cycle(world: World) -> None:
+    """Rule: a better generation is published with parent, offsets, verdict, weights and what to train from, announced and activated."""
+    outcome = world.cycle()
+    assert outcome.active, outcome.why
+    assert (outcome.published, world.board.announced, world.board.serving) == ("g-000002", ["g-000002"], "g-000002")
+    manifest = world.registry.manifest("g-000002")
+    assert manifest.parent == "g-000001"
+    assert manifest.offsets == {"events": [EVENTS]}
+    assert manifest.gate is not None
+    assert manifest.gate.passed
+    assert manifest.verdict == "accepted"
+    assert manifest.encoder["name"] == world.registry.manifest("g-000001").encoder["name"]
+    assert manifest.encoder["weights_sha256"] != world.registry.manifest("g-000001").encoder["weights_sha256"]
+    assert set(manifest.training) == {CHECKPOINT}
+    opened = Generation.open(world.registry.fetch("g-000002"))
+    ranker = opened.ranker()
+    assert ranker is not None
+    assert ranker.version > 0
+    assert ranker.generation == "g-000002"
+    assert RANKER in manifest.files
+    assert not (world.folder / "work").exists(), "what is done is tidied up"
+
+
+def test_the_next_cycle_begins_where_this_one_ended(world: World) -> None:
+    """Rule: a child's events are those after its parent's offsets; with too few of them nothing is trained."""
+    world.board.serving = world.cycle(feed=Recorded(DATA, most=EVENTS - 500)).published
+    late = world.cycle(plan=msgspec.structs.replace(PLAN, fewest=1_000))
+    assert late.published is None
+    assert "500 events to learn from since g-000002, 1000 needed" in late.why
+    again = world.cycle()
+    manifest = world.registry.manifest(again.published or "")
+    assert manifest.parent == "g-000002"
+    assert manifest.metrics["cycle"]["events"] <= 500
+    assert manifest.offsets == {"events": [EVENTS]}
+
+
+def test_a_worse_one_is_kept_and_does_not_serve(world: World, tmp_path: Path) -> None:
+    """Rule: random weights are published with the verdict, told of, and not activated; they do not pass by being tried again."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    world.cycle()
+    folder = tiny_bert.write_checkpoint(tmp_path / "random")
+    torch.manual_seed(99)
+    BertModel(BertConfig.from_pretrained(str(folder))).save_pretrained(str(folder))
+    plan = msgspec.structs.replace(PLAN, checkpoint=str(folder), as_it_is=True)
+    world.board.serving = "g-000002"
+    feed = Recorded(shop(2 * EVENTS))
+    outcome = world.cycle(plan, feed)
+    assert outcome.published == "g-000003"
+    assert not outcome.active
+    assert outcome.why.startswith("refused: lists from text alone are not better for certain")
+    assert world.board.serving == "g-000002"
+    assert "g-000003" in world.board.announced
+    again = world.cycle(plan, feed)
+    assert (again.published, again.active) == ("g-000003", False)
+    assert world.registry.ids() == ["g-000001", "g-000002", "g-000003"]
+
+
+class Killed(BaseException):
+    """The process is gone: nothing catches it."""
+
+
+STEPS = ["read", "prepare", "tune", "export to ONNX", "encode the catalogue", "judge the candidate", "publish", "announce", "activate"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_each_step(world: World, step: str) -> None:
+    """Rule: a cycle that ends at any step leaves the active generation and whole generations; the next one comes to the same end,
+    with no generation published twice for the same events.
+    """
+
+    def watch(stage: str, *_: int) -> None:
+        if stage == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.cycle(watch=watch)
+    assert world.board.serving == "g-000001"
+    for generation_id in world.registry.ids():
+        Generation.open(world.registry.fetch(generation_id))
+    outcome = world.cycle()
+    assert outcome.active, outcome.why
+    assert world.board.serving == outcome.published
+    assert len(world.registry.ids()) == 2
+    assert not (world.folder / "work").exists()
+
+
+def test_what_was_read_and_tuned_is_not_done_again(world: World) -> None:
+    """Rule: a cycle killed after tuning goes on with the tuned weights, also when events and items have come meanwhile."""
+    seen: list[str] = []
+
+    def kill(stage: str, *_: int) -> None:
+        if stage == "export to ONNX":
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.cycle(watch=kill, feed=Recorded(DATA, most=EVENTS - 500))
+    outcome = world.cycle(watch=lambda stage, *_: seen.append(stage))
+    assert outcome.published == "g-000002"
+    assert not {"read", "prepare", "tune"} & set(seen)
+    assert world.registry.manifest(outcome.published or "").offsets == {"events": [EVENTS - 500]}, "the rest is the next cycle's"
+
+
+def test_other_settings_begin_anew(world: World) -> None:
+    """Rule: what was tuned with other settings is not taken for this cycle's."""
+
+    def kill(stage: str, *_: int) -> None:
+        if stage == "export to ONNX":
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.cycle(watch=kill)
+    seen: list[str] = []
+    other = msgspec.structs.replace(PLAN, tuning=msgspec.structs.replace(PLAN.tuning, epochs=5))
+    world.cycle(other, watch=lambda stage, *_: seen.append(stage))
+    assert "tune" in seen
+
+
+def test_a_journal_that_was_half_written(world: World) -> None:
+    """Rule: a damaged journal costs the work that it told of, nothing else."""
+    (world.folder / "work").mkdir()
+    (world.folder / "work" / "journal.json").write_text('{"key":')
+    assert world.cycle().active
+
+
+def test_held_after_a_rollback(world: World) -> None:
+    """Rule: where a person has said to wait, a better generation is published and announced, and not activated."""
+    world.board.held = True
+    outcome = world.cycle()
+    assert outcome.published == "g-000002"
+    assert "on_hold" in outcome.why
+    assert world.board.serving == "g-000001"
+
+
+def test_another_one_was_activated_meanwhile(world: World) -> None:
+    """Rule: a candidate takes only its own parent's place."""
+
+    def watch(stage: str, *_: int) -> None:
+        if stage == "announce":
+            world.board.serving = "g-000009"
+
+    outcome = world.cycle(watch=watch)
+    assert "superseded" in outcome.why
+    assert world.board.serving == "g-000009"
+
+
+def test_a_trainer_that_was_frozen_does_not_publish(world: World) -> None:
+    """Rule: a cycle whose lease another one took over ends before it publishes."""
+
+    def watch(stage: str, *_: int) -> None:
+        if stage == "publish":
+            world.registry.write_mark("trainer.lease", json.dumps({"holder": "other:1:ab", "until": 0.0}).encode())
+
+    with pytest.raises(ArtefactError) as caught:
+        world.cycle(watch=watch)
+    assert caught.value.code == "lease_lost"
+    assert world.registry.ids() == ["g-000001"]
+    world.registry.remove_mark("trainer.lease")
+
+
+def test_two_at_once_publish_one(world: World) -> None:
+    """Rule: while a cycle runs, a second one does not begin."""
+    busy: list[str] = []
+
+    def watch(stage: str, *_: int) -> None:
+        if stage == "tune" and not busy:
+            other = Cycle(
+                world.registry, Recorded(DATA), world.board, PLAN, world.folder / "other", lambda *_: None, lambda r: Lease(r, wait_s=0)
+            )
+            with pytest.raises(ArtefactError) as caught:
+                other.run()
+            busy.append(caught.value.code)
+
+    assert world.cycle(watch=watch).active
+    assert busy == ["trainer_busy"]
+    assert world.registry.ids() == ["g-000001", "g-000002"]
+
+
+def test_nothing_is_active(world: World) -> None:
+    """Rule: without a generation to begin with, the error says how to make one."""
+    world.board.serving = None
+    with pytest.raises(ArtefactError) as caught:
+        world.cycle()
+    assert "headwater export" in caught.value.remedy
+
+
+def test_a_parent_of_an_older_release(world: World) -> None:
+    """Rule: a generation that keeps nothing to train from says so, and what to do; with a checkpoint named the cycle runs."""
+    path = world.folder / "registry" / "g-000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["training"] = {}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError) as caught:
+        world.cycle()
+    assert caught.value.code == "no_training_file"
+    checkpoint = tiny_bert.write_checkpoint(world.folder / "named")
+    assert world.cycle(msgspec.structs.replace(PLAN, checkpoint=str(checkpoint))).active
+
+
+def test_new_vectors_are_new(world: World) -> None:
+    """Rule: the generation that serves after a cycle has other vectors than the one before."""
+    world.cycle()
+    one, two = (Generation.open(world.registry.fetch(i)) for i in ("g-000001", "g-000002"))
+    assert one.item_ids == two.item_ids
+    assert not np.allclose(one.vectors, two.vectors, atol=0.05)
