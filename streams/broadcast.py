@@ -15,6 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 
 from engine.errors import BrokerError, TopicError
 from streams.logs import logger
+from streams.topics import MAKE
 
 POLL_S = 0.1
 MOST = 2_000
@@ -69,9 +70,7 @@ class Broadcast:
         metadata = self._consumer.list_topics(timeout=TIMEOUT_S).topics
         missing = [name for name in self._topics if name not in metadata or metadata[name].error is not None]
         if missing:
-            raise TopicError(
-                "missing_topic", f"no topic {', '.join(missing)}", "topics that all workers read", "run `headwater topics create`"
-            )
+            raise TopicError("missing_topic", f"no topic {', '.join(missing)}", "topics that all workers read", MAKE)
         places = [TopicPartition(name, p, OFFSET_BEGINNING) for name in self._topics for p in metadata[name].partitions]
         self._left = {(place.topic, place.partition) for place in places}
         self._consumer.assign(places)
@@ -86,7 +85,9 @@ class Broadcast:
             await asyncio.to_thread(self._thread.join, STOP_S)
 
     def _give_up(self, found: str) -> NoReturn:
-        raise BrokerError("broadcast_failed", found, "readable topics", "look at the broker and the rights", retryable=True)
+        raise BrokerError(
+            "broadcast_failed", found, "readable topics", "look at the broker, and at this user's rights (docs/security.md)", retryable=True
+        )
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -98,7 +99,9 @@ class Broadcast:
                         messages.append(message)
                     elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's name
                         ended.append((message.topic(), message.partition()))
-                    elif error.fatal():
+                    elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                        continue  # librdkafka looks for a coordinator although no group is used: no right to one is needed
+                    elif error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                         self._give_up(error.str())
                     else:
                         log.warning("broadcast_error", error=error.str())

@@ -61,12 +61,16 @@ def activate_generation(
     generation: Annotated[str | None, typer.Argument(help="its id; the newest in the registry if none")] = None,
     reason: Reason = "",
     force: Annotated[bool, typer.Option(help="also one that its gate refused, or that was never compared")] = False,
+    if_none: Annotated[bool, typer.Option("--if-none", help="only while none is active: for what runs at each start")] = False,
     broker: Broker = None,
 ) -> None:
     """Announce a generation as the active one; workers verify it and switch."""
-    from streams.generations import activate
+    from streams.generations import Board, activate
 
     settings = settings_of(context, broker)
+    if if_none and (now := Board(settings).read().active) is not None:
+        print(f"{now.id} is active; nothing announced")
+        return
     manifest = activate(settings, generation, by=f"{BY} activate", reason=reason, at_ms=time_ns() // 1_000_000, force=force)
     print(f"announced {manifest.id}")
 

@@ -21,7 +21,7 @@ from engine.registry import Registry
 from streams import security
 from streams.logs import logger
 from streams.settings import Settings
-from streams.topics import Names
+from streams.topics import Names, admin
 
 TIMEOUT_S = 20.0
 LINEAGE = 1_000
@@ -42,7 +42,7 @@ class Board:
     """The topic of one installation, and its registry."""
 
     def __init__(self, settings: Settings) -> None:
-        self._config = security.librdkafka(settings)
+        self._settings, self._config = settings, {**security.librdkafka(settings), "log_level": 0}
         self._topic = Names.under(settings.prefix).generations
         self.registry = Registry(settings.registry, settings.registry_cache)
 
@@ -52,6 +52,7 @@ class Board:
         Raises:
             BrokerError: it can't be read.
         """
+        admin(self._settings)  # says why, where no broker takes us; the clients below would wait until the time is up
         own = {"group.id": "headwater-board", "enable.auto.commit": False, "enable.partition.eof": True, "fetch.wait.max.ms": 20}
         consumer = Consumer({**self._config, **own})
         try:

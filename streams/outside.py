@@ -144,7 +144,8 @@ class Outside:
     def _take(self, message: Message, now: float) -> None:
         error = message.error()
         if error is not None:
-            if error.fatal() or not error.retriable():
+            unused = error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED  # partitions are assigned here: no right to a group is needed
+            if error.fatal() or not (error.retriable() or unused):
                 raise self._broken(error)
             return
         value = message.value() or b""

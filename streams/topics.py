@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from engine.errors import BrokerError, Problem, TopicError
-from streams import security
+from streams.reach import reached
 from streams.settings import Settings
 
 TIMEOUT_S = 15.0
@@ -24,6 +24,8 @@ BATCH_OVERHEAD = 512
 """Bytes that a batch of one record adds to it: 61 of header, some more for the record's own lengths and headers."""
 NO_ANSWER = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})  # noqa: SLF001 # public, for all their names
 """librdkafka's own codes for a broker that did not answer: `retriable()` speaks only of what brokers answered."""
+MAKE = "run `headwater topics create`, or give this user the right to describe what is there"
+"""Kafka shows nobody what he may not describe: without rights there is nothing."""
 T = TypeVar("T")
 Cleanup = Literal["delete", "compact", "compact,delete"]
 
@@ -125,8 +127,12 @@ def topics(settings: Settings) -> tuple[Topic, ...]:
 
 
 def admin(settings: Settings) -> AdminClient:
-    """A client that can look at topics and make them."""
-    return AdminClient({**security.librdkafka(settings), "log_level": 0, "socket.timeout.ms": round(TIMEOUT_S * 1000)})
+    """A client that can look at topics and make them.
+
+    Raises:
+        BrokerError: no broker answered, or one refused user or certificate.
+    """
+    return reached(settings, TIMEOUT_S)
 
 
 def look(client: AdminClient) -> Found:
@@ -176,9 +182,7 @@ def check(client: AdminClient, wanted: Iterable[Topic]) -> list[Problem]:
     wanted = list(wanted)
     found = look(client)
     problems = [
-        Problem(t.name, "missing_topic", "no topic", f"{t.partitions} partitions", "run `headwater topics create`")
-        for t in wanted
-        if t.name not in found.partitions
+        Problem(t.name, "missing_topic", "no topic", f"{t.partitions} partitions", MAKE) for t in wanted if t.name not in found.partitions
     ]
     problems += uneven(wanted, found.partitions)
     if not found.is_mock:
@@ -218,7 +222,7 @@ def count(client: AdminClient, settings: Settings) -> int:
     """
     n = _common(topics(settings), look(client))
     if not n:
-        raise TopicError("missing_topic", "no topic by user", f"{Names.under(settings.prefix).events}", "run `headwater topics create`")
+        raise TopicError("missing_topic", "no topic by user", f"{Names.under(settings.prefix).events}", MAKE)
     return n
 
 

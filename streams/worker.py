@@ -1,7 +1,7 @@
 """The worker: puts the parts together and runs them. What each part does stands in its own module.
 
-Order of the start: 1 topics and log epochs are checked; 2 the web listens (not ready); 3 the broadcast topics are read to their end and the
-active generation is loaded and proven; 4 Faust joins the group, recovers its tables, and the agents begin; 5 ready.
+Order of the start: 1 topics, rights and log epochs are checked; 2 the web listens (not ready); 3 the broadcast topics are read to the end,
+and the active generation is loaded and proven; 4 Faust joins the group, recovers its tables, and the agents begin; 5 ready.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.model import Model, warm_up
 from engine.pairs import Decay
 from engine.registry import Registry
 from engine.user import Limits, UserState, decode_user, encode_user
-from streams import security, topics
+from streams import rights, security, topics
 from streams.asking import Asking
 from streams.authors import Authors
 from streams.batch import BATCH_SIZE, FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BackfillAssignor, BatchApp, BatchConsumer, Precedence, serve_app
@@ -84,6 +84,8 @@ class Worker:
             topics.create(client, wanted)  # the embedded broker makes topics when asked about them
         n = topics.count(client, settings)
         self.names = names = topics.Names.under(settings.prefix)
+        if not is_mock:
+            rights.check(client, rights.of_worker(names), settings.app_id)
         self._shared_partitions = topics.look(client).partitions
         ids = topics.epochs(client, [getattr(names, field) for field in SOURCES.values()])
         self.epochs = Epochs({source: ids[getattr(names, field)] for source, field in SOURCES.items()}, accept=accept_new_logs)
