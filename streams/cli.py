@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem
+from streams import cli_gateway
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.settings import Settings, shown, unit_of
 
@@ -18,6 +19,7 @@ topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True
 app.add_typer(topics_app, name="topics")
 generations_app = typer.Typer(help="The generations of the model.", no_args_is_help=True)
 app.add_typer(generations_app, name="generations")
+app.command("gateway")(cli_gateway.gateway)
 
 
 @app.callback()
