@@ -17,8 +17,8 @@ MEAN_S = 10
 EVENTS = 50_000
 """Events whose record time is held for lists to come, 200 bytes each: at 1,000 events/s, a list may be 50 s late."""
 LISTS = 2_000
-WINDOW_MS = 300_000
-"""How far back freshness is told: the last 2,000 lists, no older than five minutes."""
+WINDOW_MS = 60_000
+"""How far back freshness is told: a minute, as the rates, and no more than the last 2,000 lists."""
 BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000)
 
 
@@ -37,7 +37,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """From an event's record time to its list's, over the last lists (at most 2,000 of the last five minutes)."""
+    """From an event's record time to its list's, over the lists of the last minute, at most 2,000."""
 
     lists: int
     p50_ms: float | None

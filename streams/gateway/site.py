@@ -1,4 +1,4 @@
-"""The page: three files of the package, served as they are. What it shows comes from the endpoints, as for any client."""
+"""The page: files of the package, served as they are. What it shows comes from the endpoints, as for any client."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
+MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+INDEX = "index.html"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -31,11 +27,16 @@ def router() -> APIRouter:
     """The files, read once."""
     made = APIRouter(include_in_schema=False)
     folder = files("streams.gateway") / "page"
-    for path, (name, media_type) in FILES.items():
-        content = (folder / name).read_bytes()
+    for file in sorted(folder.iterdir(), key=lambda found: found.name):
+        content, (kind, path) = file.read_bytes(), _told(file.name)
         tag = f'"{sha256(content).hexdigest()[:16]}"'
-        made.add_api_route(path, _served(content, media_type, tag), methods=["GET", "HEAD"])
+        made.add_api_route(path, _served(content, f"{kind}; charset=utf-8", tag), methods=["GET", "HEAD"])
     return made
+
+
+def _told(name: str) -> tuple[str, str]:
+    """Media type and path of a file."""
+    return MEDIA_TYPES[f".{name.rpartition('.')[2]}"], "/" if name == INDEX else f"/{name}"
 
 
 def _served(content: bytes, media_type: str, tag: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
