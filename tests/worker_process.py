@@ -333,6 +333,8 @@ class Installation:
 class Worker:
     """One `headwater worker` process."""
 
+    command, port_setting = "worker", "HEADWATER_WEB_PORT"
+
     def __init__(self, world: Installation, name: str, arguments: Iterable[str], environ: Mapping[str, str]) -> None:
         self.state = world.folder / name
         self.port = free_port()
@@ -341,12 +343,12 @@ class Worker:
         plain = {key: value for key, value in os.environ.items() if not key.startswith("HEADWATER_")}
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli", "worker", *arguments],
+                [sys.executable, "-m", "streams.cli", self.command, *arguments],
                 env={
                     **plain,
                     **world.environ,
                     "HEADWATER_STATE_DIR": str(self.state),
-                    "HEADWATER_WEB_PORT": str(self.port),
+                    self.port_setting: str(self.port),
                     "PYTHONPATH": str(ROOT),
                     **environ,
                 },

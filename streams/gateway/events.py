@@ -13,7 +13,7 @@ from engine.problems import problem
 from streams.gateway import schema
 from streams.gateway.problems import MOST, Refused
 from streams.gateway.sender import Record
-from streams.gateway.state import Gateway, JsonResponse, read_body
+from streams.gateway.state import Gateway, JsonResponse, of_body, read_body
 
 _each = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -89,8 +89,8 @@ def checked(found: tuple[list[bytes], bool], *, types: Any, max_bytes: int) -> l
             event = decode_event(value, _key(value), types=types, max_bytes=max_bytes)
             events.append((event.event_id, event.user_id, value))
         except BadRecord as error:
-            fields = [one for one in error.problems if one.field != "key"] or list(error.problems)
-            problems += [_at(number, one) for one in fields] if many else fields
+            found_here = of_body(error.problems, "user_id")
+            problems += [_at(number, one) for one in found_here] if many else found_here
             if len(problems) >= MOST:
                 break
     if problems:

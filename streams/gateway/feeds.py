@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 from confluent_kafka import Message
 
 from engine.decode import decode_event, decode_item, decode_rule, decode_user, key_id
 from engine.errors import BrokerError, HeadwaterError, TopicError
-from streams import security, topics
+from streams import topics
 from streams.broadcast import Broadcast
 from streams.gateway.metrics import Metrics
 from streams.gateway.views import Views
 from streams.logs import logger
 from streams.settings import Settings
 
+T = TypeVar("T")
 AGAIN_S = 1.0
 LETTERS = 1_000
 """Dead letters read back at the start."""
@@ -31,8 +33,8 @@ UNREADABLE = (HeadwaterError, msgspec.MsgspecError, UnicodeDecodeError, ValueErr
 class Feeds:
     """The readers. ``failure``: set when one can't go on; the process then ends, and whoever watches it starts it anew."""
 
-    def __init__(self, settings: Settings, views: Views, metrics: Metrics) -> None:
-        self._settings, self._views, self._metrics = settings, views, metrics
+    def __init__(self, settings: Settings, config: Mapping[str, Any], views: Views, metrics: Metrics) -> None:
+        self._settings, self._config, self._views, self._metrics = settings, config, views, metrics
         self._names = names = topics.Names.under(settings.prefix)
         self._most = settings.max_record_bytes
         self._takers: Mapping[str, Callable[[Message], None]] = {
@@ -71,9 +73,9 @@ class Feeds:
     async def _connected(self) -> bool:
         try:
             if not self._readers:
-                self._readers = await asyncio.to_thread(self._make)
+                self._readers = await _aside(self._make)
             for reader in self._readers:
-                await asyncio.to_thread(reader.open)
+                await _aside(reader.open)
         except (BrokerError, TopicError) as error:
             if self._waiting != str(error):
                 log.warning("gateway_waits", error=str(error))
@@ -86,7 +88,7 @@ class Feeds:
 
     def _make(self) -> list[Broadcast]:
         mock = topics.look(topics.admin(self._settings)).is_mock
-        config, names = security.librdkafka(self._settings), self._names
+        config, names = self._config, self._names
         wait_ms = MOCK_FETCH_WAIT_MS if mock else FETCH_WAIT_MS
         first = Broadcast(config, (names.recommendations, names.responses), self._apply, tails={names.responses: 0}, fetch_wait_ms=wait_ms)
         rest = (names.items, names.rules, names.generations, names.users, names.events, names.dead_letters)
@@ -123,3 +125,29 @@ class Feeds:
     def _rule(self, message: Message) -> None:
         decode_rule(message.value(), message.key(), max_bytes=self._most)
         self._views.rules.took(key_id(message.key()), message.value())
+
+
+async def _aside(function: Callable[[], T]) -> T:
+    """What a function gives that may wait for Kafka for long, in a thread that no end of the process waits for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, name="connect", daemon=True).start()
+    return await done

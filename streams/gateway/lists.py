@@ -16,7 +16,7 @@ from engine.errors import BadRecord
 from engine.records import DEFAULT_SURFACE, ID_CHARS, SURFACE_PATTERN
 from streams.gateway import schema
 from streams.gateway.standing import Listed, Stream
-from streams.gateway.state import JSON, Gateway, JsonResponse, read_body, read_object
+from streams.gateway.state import JSON, Gateway, JsonResponse, of_body, read_body, read_object
 
 MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2_000
@@ -68,7 +68,7 @@ def router(gateway: Gateway) -> APIRouter:
         try:
             request = decode_request(value, user_id.encode(), now_ms=now, max_bytes=settings.max_record_bytes)
         except BadRecord as error:
-            raise BadRecord([one for one in error.problems if one.field != "key"] or error.problems) from None
+            raise BadRecord(of_body(error.problems, "user_id")) from None
         return await gateway.views.asking.ask(request.user_id, request.request_id, value, seconds)
 
     @made.get(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from time import monotonic, time
@@ -70,7 +71,8 @@ def check(settings: Settings) -> bool:
 
 
 async def _serve(settings: Settings, *, local: bool) -> int:
-    names, config, metrics = topics.Names.under(settings.prefix), security.librdkafka(settings), Metrics()
+    names, metrics = topics.Names.under(settings.prefix), Metrics()
+    config = security.librdkafka(settings) | {"log_level": 0}  # what it would say on standard error, many times a second, is in our own log
     sender = Sender(config, metrics, max_bytes=settings.max_record_bytes)
     views = Views(
         Standing(settings.gateway_lists, settings.gateway_lists_mb * MIB),
@@ -82,7 +84,7 @@ async def _serve(settings: Settings, *, local: bool) -> int:
         Letters(),
         Generations(),
     )
-    feeds = Feeds(settings, views, metrics)
+    feeds = Feeds(settings, config, views, metrics)
     read = (names.events, names.requests, names.users, names.pairs)
     lag = Lag(config, settings.app_id, read, (names.recommendations, names.dead_letters, names.items), monotonic)
     places = Places(settings.gateway_streams, settings.gateway_streams_per_client)
@@ -144,6 +146,7 @@ class Server(uvicorn.Server):
         self._standing.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal; the handler runs in the main thread, and so in the event loop's."""
-        super().handle_exit(sig, frame)
-        asyncio.get_running_loop().call_soon_threadsafe(self._standing.close)
+        """A signal; a second SIGINT waits for nobody. uvicorn's own would send the signal again at the end, and the status be no longer 0."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._standing.close)  # the handler runs between two steps of the loop's own thread

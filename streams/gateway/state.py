@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.errors import BadRecord, shorten
+from engine.errors import BadRecord, Problem, shorten
 from engine.problems import problem
 from streams.gateway.lag import Lag
 from streams.gateway.limits import Places
@@ -85,6 +85,13 @@ def read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadRecord([problem("record", "not_an_object", type(found).__name__, "a JSON object", "send an object")])
     return found
+
+
+def of_body(problems: Sequence[Problem], field: str) -> list[Problem]:
+    """Problems as who sent a body sees them: there is no key in it, but the field that the key is made of, once."""
+    named = {one.field for one in problems}
+    told = [msgspec.structs.replace(one, field=field) if one.field == "key" else one for one in problems]
+    return [one for one, found in zip(told, problems, strict=True) if found.field != "key" or field not in named]
 
 
 def with_id(body: bytes, field: str, value: str) -> bytes:

@@ -6,7 +6,7 @@ export const WORDS = {
   similar_text: ["reads like others of yours", "reads like {}"],
   same_creator: ["by someone you chose before"],
   similar_tags: ["filed under what you choose"],
-  similar_date: ["from the time you choose from"],
+  similar_date: ["from about the same time as yours"],
   similar_popularity: ["about as well known as what you choose"],
   popular: ["popular"],
   new: ["new"],
