@@ -1,4 +1,4 @@
-"""`make screenshots`: the page after a click, at the widths of a desk and of a phone, from a live installation. The pictures go to docs/."""
+"""`make screenshots`: the page after a click, as wide as a desk's and a phone's, from a live installation. The pictures go to docs/."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def picture(driver: webdriver.Chrome, url: str, query: str, file: Path) -> None:
     """Open the page, click on an item, search, and take the whole page."""
     wait = WebDriverWait(driver, WAIT_S, 0.05)
     driver.get(url)
-    wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#items .item")) > 2)
+    wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#items .item")[2:])
     wait.until(lambda d: "live" in d.find_element(By.ID, "pulse").text)
     for place in (2, 1):  # the first click pays for what is cold
         driver.find_elements(By.CSS_SELECTOR, "#items .item")[place].click()

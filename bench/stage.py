@@ -1,4 +1,4 @@
-"""A whole installation with a past, for people to look at: broker, worker and gateway as processes, ifdb-played replayed. It measures nothing."""
+"""A whole installation with a past, to be looked at: broker, worker and gateway as processes, ifdb-played replayed. It measures nothing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _ready(child: Child, url: str) -> None:
     while time.monotonic() < until:
         child.check()
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
                 return
         except OSError as error:
             said = str(error)

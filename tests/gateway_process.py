@@ -62,14 +62,14 @@ class GatewayProcess(Worker):
         finally:
             connection.close()
 
-    def until(self, method: str, path: str, wanted: Callable[[Answer], bool], seconds: float = WAIT_S) -> Answer:
+    def until(self, method: str, path: str, wanted: Callable[[Answer], bool], seconds: float = WAIT_S, body: Any = None) -> Answer:
         """The first answer that is as wanted.
 
         Raises:
             AssertionError: none is, in time.
         """
         late = time.monotonic() + seconds
-        while not wanted(answer := self.call(method, path)):
+        while not wanted(answer := self.call(method, path, body)):
             assert time.monotonic() < late, f"{method} {path}: {answer.status} {answer.body[:500]!r}\n{self.log()[-2000:]}"
             time.sleep(0.02)
         return answer

@@ -145,8 +145,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._standing.close()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal; a second SIGINT waits for nobody. uvicorn's own would send the signal again at the end, and the status be no longer 0."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as uvicorn has it
+        """A signal; a second SIGINT waits for nobody. uvicorn's own sends the signal again at the end, and the status is not 0."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
         asyncio.get_running_loop().call_soon_threadsafe(self._standing.close)  # the handler runs between two steps of the loop's own thread
