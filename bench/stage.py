@@ -57,8 +57,8 @@ def stage(events: int, say: Say) -> Iterator[tuple[str, Outside]]:
         producer.close()
         worker = children.start("the worker", ["worker"], environ, folder / "worker.log")
         gateway = children.start("the gateway", ["gateway"], environ, folder / "gateway.log")
-        _ready(worker, f"http://127.0.0.1:{web}/readyz")
-        _ready(gateway, f"http://127.0.0.1:{port}/readyz")
+        ready(worker, f"http://127.0.0.1:{web}/readyz")
+        ready(gateway, f"http://127.0.0.1:{port}/readyz")
         outside = Outside(settings)
         stack.callback(outside.close)
         say(f"sending {events} events")
@@ -74,7 +74,7 @@ def stage(events: int, say: Say) -> Iterator[tuple[str, Outside]]:
         yield f"http://127.0.0.1:{port}", outside
 
 
-def _ready(child: Child, url: str) -> None:
+def ready(child: Child, url: str) -> None:
     until, said = time.monotonic() + READY_S, "no answer"
     while time.monotonic() < until:
         child.check()

@@ -102,7 +102,7 @@ class Guard:
         if self._token is None:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
             found = "no bearer token" if not given else "another token"
             raise Refused(401, "no_token" if not given else "wrong_token", found, "gateway_token", "send Authorization: Bearer TOKEN")
 

@@ -50,14 +50,14 @@ def status_of(error: HeadwaterError) -> int:
         case Refused():
             return error.status
         case BadRecord() if error.code == "too_large":
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            return 413
         case BadRecord() if error.code in UNREADABLE:
-            return HTTPStatus.BAD_REQUEST
+            return 400
         case BadRecord():
-            return HTTPStatus.UNPROCESSABLE_ENTITY
+            return 422
         case BrokerError() | TopicError():
-            return HTTPStatus.SERVICE_UNAVAILABLE
-    return HTTPStatus.INTERNAL_SERVER_ERROR
+            return 503
+    return 500
 
 
 def answer(error: HeadwaterError) -> Response:
