@@ -75,6 +75,11 @@ def stage(events: int, say: Say) -> Iterator[tuple[str, Outside]]:
 
 
 def ready(child: Child, url: str) -> None:
+    """Wait until a process says that it is ready.
+
+    Raises:
+        HeadwaterError: it ended, or does not say so in time.
+    """
     until, said = time.monotonic() + READY_S, "no answer"
     while time.monotonic() < until:
         child.check()
