@@ -13,9 +13,8 @@ from typing import Any
 import aiohttp
 
 from bench.measure import Say
-from bench.stage import ready
 from bench.subject import Subject
-from streams.processes import Children, free_port
+from streams.processes import Children, free_port, wait_until_ready
 
 CLIENTS = 8
 USERS = 1_000
@@ -30,7 +29,7 @@ def measured(subject: Subject, items: Sequence[str], seconds: float, say: Say) -
     environ = subject.environ | {"HEADWATER_GATEWAY_PORT": str(port), "HEADWATER_GATEWAY_RATE_PER_S": "0"}
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="headwater-bench-gateway-") as folder, Children() as children:
-        ready(children.start("the gateway", ["gateway"], environ, Path(folder) / "gateway.log"), f"{url}/readyz")
+        wait_until_ready(children.start("the gateway", ["gateway"], environ, Path(folder) / "gateway.log"), f"{url}/readyz")
         return asyncio.run(_measured(url, items, seconds, say))
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from engine.dataset import read
-from engine.errors import HeadwaterError
 from engine.protocol import stream
 from streams import replay, topics
 from streams.demo import DATA, generation_for
 from streams.embedded import EmbeddedBroker
 from streams.generations import activate
 from streams.outside import Outside
-from streams.processes import Child, Children, free_port
+from streams.processes import Children, free_port, wait_until_ready
 from streams.settings import load
 
-READY_S = 90.0
 ROOM = 400
 """Events without a list up to which more are sent."""
 Say = Callable[[str], None]
@@ -57,8 +54,8 @@ def stage(events: int, say: Say) -> Iterator[tuple[str, Outside]]:
         producer.close()
         worker = children.start("the worker", ["worker"], environ, folder / "worker.log")
         gateway = children.start("the gateway", ["gateway"], environ, folder / "gateway.log")
-        ready(worker, f"http://127.0.0.1:{web}/readyz")
-        ready(gateway, f"http://127.0.0.1:{port}/readyz")
+        wait_until_ready(worker, f"http://127.0.0.1:{web}/readyz")
+        wait_until_ready(gateway, f"http://127.0.0.1:{port}/readyz")
         outside = Outside(settings)
         stack.callback(outside.close)
         say(f"sending {events} events")
@@ -72,21 +69,3 @@ def stage(events: int, say: Say) -> Iterator[tuple[str, Outside]]:
             children.check()
             outside.read(0.05)
         yield f"http://127.0.0.1:{port}", outside
-
-
-def ready(child: Child, url: str) -> None:
-    """Wait until a process says that it is ready.
-
-    Raises:
-        HeadwaterError: it ended, or does not say so in time.
-    """
-    until, said = time.monotonic() + READY_S, "no answer"
-    while time.monotonic() < until:
-        child.check()
-        try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
-                return
-        except OSError as error:
-            said = str(error)
-        time.sleep(0.1)
-    raise HeadwaterError("not_ready", f"{child.name} after {READY_S:g} s: {said}", "a process that is ready", f"read {child.log}")

@@ -17,7 +17,6 @@ import signal
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,14 +41,13 @@ from streams.embedded import EmbeddedBroker
 from streams.generations import activate
 from streams.outside import Outside
 from streams.pacing import Pace
-from streams.processes import ROOT, Child, Children, free_port, tail
+from streams.processes import ROOT, Children, free_port, tail, wait_until_ready
 from streams.quality import Quality
 from streams.settings import Settings, load
 
 DATA = ROOT / "data" / "ifdb-played"
 PREFIX = "demo."
 WORK = Path("var/demo")
-READY_S = 60.0
 JUDGED = 0.2
 """The last share of the events, before which all is past: 7,216 of 36,080."""
 LISTS_S = 30.0
@@ -115,7 +113,7 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
         replay.replay_items(data, producer, lambda done, _: moved(done), topic=topics.Names.under(PREFIX).items)
         producer.close()
     worker = children.start("the worker", ["worker"], environ, log)
-    _wait_until_ready(worker, f"http://127.0.0.1:{port}/readyz")
+    wait_until_ready(worker, f"http://127.0.0.1:{port}/readyz")
     out.print(f"worker            ready; its log is {log}")
     outside = Outside(settings)
     stack.callback(outside.close)
@@ -163,22 +161,6 @@ def generation_for(registry_url: str, items: tuple[Item, ...]) -> Manifest | Non
         if same and dict(json.loads((folder / ITEMS).read_text(encoding="utf-8"))) == wanted:
             return manifest
     return None
-
-
-def _wait_until_ready(worker: Child, url: str) -> None:
-    late = time.perf_counter() + READY_S
-    said = "no answer"
-    while time.perf_counter() < late:
-        worker.check()
-        try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
-                return
-        except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace").strip()
-        except OSError as error:
-            said = str(error)
-        time.sleep(0.1)
-    raise HeadwaterError("not_ready", f"after {READY_S:g} s: {said}", "a worker that is ready", f"read {worker.log}", retryable=True)
 
 
 def _replay(

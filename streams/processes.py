@@ -7,6 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from engine.errors import HeadwaterError, shorten
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 10.0
 """Seconds that a child may take to end by itself: a worker's last checkpoint and its leaving of the group take about one."""
+READY_S = 60.0
 TAIL_LINES = 12
 TAIL_CHARS = 400
 """Characters of such a line: a traceback in one line of key=value has thousands."""
@@ -116,6 +120,26 @@ class Children:
             self.stop()
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def wait_until_ready(child: Child, url: str) -> None:
+    """Wait until a process answers this address with success.
+
+    Raises:
+        HeadwaterError: it ended, or does not in time.
+    """
+    late, said = time.perf_counter() + READY_S, "no answer"
+    while time.perf_counter() < late:
+        child.check()
+        try:
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
+                return
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace").strip()
+        except OSError as error:
+            said = str(error)
+        time.sleep(0.1)
+    raise HeadwaterError("not_ready", f"after {READY_S:g} s: {said}", f"{child.name}, ready", f"read {child.log}", retryable=True)
 
 
 def free_port() -> int:

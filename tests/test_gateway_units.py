@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -410,6 +413,13 @@ def test_bodies() -> None:
             with_id(body, "rule_id", "r")
     raw = b'{"event_id":"e","type":"view","user_id":"\\u00fc", "item_id":"i","timestamp":1732200000000}'
     assert events.checked(([raw], False), types=(), max_bytes=1000) == [("e", "ü", raw)]
+
+
+def test_it_loads_no_engine() -> None:
+    """Rule: the gateway is small and starts soon: it loads neither compiled loops nor models, nor Faust."""
+    code = "import sys, streams.gateway.server; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"numba", "onnxruntime", "torch", "faust", "rocksdict"} & set(ast.literal_eval(done.stdout))
 
 
 def test_the_page_has_words_for_every_reason() -> None:

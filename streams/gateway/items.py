@@ -1,7 +1,9 @@
-"""Items and rules over HTTP: written to their topics, read from what the gateway holds of these. The catalogue's owner stays the topic."""
+"""Items and rules over HTTP: written to their topics, read from what the gateway holds of these. The topics stay the owners."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -9,14 +11,14 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from engine.decode import decode_item, decode_rule
+from engine.errors import shorten
 from engine.records import ID_CHARS
 from streams.gateway import schema
 from streams.gateway.problems import Refused
 from streams.gateway.sender import Record
 from streams.gateway.state import JSON, Gateway, JsonResponse, read_body, with_id
 
-ItemId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, description="the item", examples=["i1"])]
-RuleId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, description="the rule", examples=["r1"])]
+RecordId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, description="its id", examples=["i1"])]
 QUERY_CHARS = 200
 MANY = 200
 WRITTEN: dict[int | str, dict[str, Any]] = {
@@ -24,14 +26,22 @@ WRITTEN: dict[int | str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Records by id on a compacted topic. `held`: the record of an id, or None; `evicted`: how many there was no room for."""
+
+    name: str
+    topic: str
+    decode: Callable[..., object]
+    held: Callable[[str], bytes | None]
+    evicted: Callable[[], int]
+    example: Any
+
+
 def router(gateway: Gateway) -> APIRouter:
     """The endpoints."""
     made, views, names = APIRouter(tags=["items and rules"], default_response_class=JsonResponse), gateway.views, gateway.names
-    most = gateway.settings.max_record_bytes
-
-    async def write(topic: str, name: str, value: bytes | None) -> JsonResponse:
-        [place] = await gateway.sender.send([Record(topic, name.encode(), value)])
-        return JsonResponse(schema.Written(name, *place), 202)
+    items, rules = views.items.held, views.rules.held
 
     @made.get(
         "/v1/items",
@@ -40,41 +50,11 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def find_items(
         query: Annotated[str | None, Query(max_length=QUERY_CHARS, description="words of title, creator or categories")] = None,
-        id: Annotated[list[str] | None, Query(max_length=MANY, description="ids; may be given again")] = None,  # noqa: A002 - its name in the URL
+        id: Annotated[list[str] | None, Query(max_length=MANY, description="ids; may be given again")] = None,  # noqa: A002 - as in the URL
         limit: Annotated[int, Query(ge=1, le=MANY, description="items, at most")] = 20,
     ) -> JsonResponse:
         """Find items that have all these words (of the catalogue, not personalised), or those of some ids."""
         return JsonResponse(schema.FoundItems(views.items.search(query, limit) if query is not None else views.items.briefs(id or [])))
-
-    @made.get(
-        "/v1/items/{item_id:path}",
-        summary="An item",
-        responses={200: schema.says("the item", "Item", schema.ITEM), **schema.problems(404, 422)},
-    )
-    async def get_item(item_id: ItemId) -> Response:
-        """Give an item as it stands on the topic."""
-        found = views.items.held.get(item_id)
-        if found is None:
-            raise _not_held("item", item_id, gateway.ready(), views.items.held.evicted)
-        return Response(found.value, media_type=JSON)
-
-    @made.put(
-        "/v1/items/{item_id:path}",
-        status_code=202,
-        summary="Add or change an item",
-        responses={**WRITTEN, **schema.problems(400, 408, 413, 415, 422, 503)},
-        openapi_extra=schema.body(schema.ref("Item"), schema.ITEM, "The whole item; item_id may be left out"),
-    )
-    async def put_item(item_id: ItemId, request: Request) -> JsonResponse:
-        """Put an item in the catalogue; it replaces an older one as a whole."""
-        value = with_id(await read_body(request), "item_id", item_id)
-        decode_item(value, item_id.encode(), max_bytes=most)
-        return await write(names.items, item_id, value)
-
-    @made.delete("/v1/items/{item_id:path}", status_code=202, summary="Remove an item", responses={**WRITTEN, **schema.problems(422, 503)})
-    async def delete_item(item_id: ItemId) -> JsonResponse:
-        """Remove an item, whether there is one or not; lists that hold it are made anew within a minute."""
-        return await write(names.items, item_id, None)
 
     @made.get(
         "/v1/rules",
@@ -83,46 +63,56 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def get_rules() -> JsonResponse:
         """Give all rules."""
-        found = [msgspec.Raw(value) for rule_id in views.rules.held if (value := views.rules.held.peek(rule_id))]
-        return JsonResponse({"rules": found})
+        return JsonResponse({"rules": [msgspec.Raw(value) for rule_id in rules if (value := rules.peek(rule_id))]})
 
-    @made.get(
-        "/v1/rules/{rule_id:path}",
-        summary="A rule",
-        responses={200: schema.says("the rule", "Rule", schema.RULE), **schema.problems(404, 422)},
-    )
-    async def get_rule(rule_id: RuleId) -> Response:
-        """Give a rule as it stands on the topic."""
-        found = views.rules.held.get(rule_id)
-        if found is None:
-            raise _not_held("rule", rule_id, gateway.ready(), views.rules.held.evicted)
-        return Response(found, media_type=JSON)
+    def item_of(item_id: str) -> bytes | None:
+        entry = items.get(item_id)
+        return None if entry is None else entry.value
 
-    @made.put(
-        "/v1/rules/{rule_id:path}",
-        status_code=202,
-        summary="Add or change a rule",
-        responses={**WRITTEN, **schema.problems(400, 408, 413, 415, 422, 503)},
-        openapi_extra=schema.body(schema.ref("Rule"), schema.RULE, "The whole rule; rule_id may be left out"),
-    )
-    async def put_rule(rule_id: RuleId, request: Request) -> JsonResponse:
-        """Set a rule; it replaces an older one as a whole."""
-        value = with_id(await read_body(request), "rule_id", rule_id)
-        decode_rule(value, rule_id.encode(), max_bytes=most)
-        return await write(names.rules, rule_id, value)
-
-    @made.delete("/v1/rules/{rule_id:path}", status_code=202, summary="End a rule", responses={**WRITTEN, **schema.problems(422, 503)})
-    async def delete_rule(rule_id: RuleId) -> JsonResponse:
-        """End a rule, whether there is one or not."""
-        return await write(names.rules, rule_id, None)
-
+    add(made, gateway, Kind("item", names.items, decode_item, item_of, lambda: items.evicted, schema.ITEM))
+    add(made, gateway, Kind("rule", names.rules, decode_rule, rules.get, lambda: rules.evicted, schema.RULE))
     return made
 
 
-def _not_held(what: str, name: Any, waiting: str, evicted: int) -> Refused:
+def add(made: APIRouter, gateway: Gateway, kind: Kind) -> None:
+    """The endpoints of one record by its id."""
+    path, name, model = f"/v1/{kind.name}s/{{id:path}}", kind.name, schema.ref(kind.name.title())
+    found: dict[int | str, dict[str, Any]] = {200: schema.says(f"the {name}", kind.name.title(), kind.example)}
+    taken = schema.body(model, kind.example, f"The whole {name}; {name}_id may be left out")
+
+    async def write(record_id: str, value: bytes | None) -> JsonResponse:
+        [place] = await gateway.sender.send([Record(kind.topic, record_id.encode(), value)])
+        return JsonResponse(schema.Written(record_id, *place), 202)
+
+    @made.get(path, name=f"get_{name}", summary=f"One {name}", responses={**found, **schema.problems(404, 422)})
+    async def get_one(id: RecordId) -> Response:  # noqa: A002 - as in the path
+        """Give it as it stands on the topic."""
+        value = kind.held(id)
+        if value is None:
+            raise _not_held(name, id, gateway.ready(), kind.evicted())
+        return Response(value, media_type=JSON)
+
+    wrong = schema.problems(400, 408, 413, 415, 422, 503)
+
+    @made.put(path, name=f"put_{name}", status_code=202, summary=f"Set one {name}", responses={**WRITTEN, **wrong}, openapi_extra=taken)
+    async def put_one(id: RecordId, request: Request) -> JsonResponse:  # noqa: A002 - as in the path
+        """Put it on the topic; it replaces an older one as a whole."""
+        value = with_id(await read_body(request), f"{name}_id", id)
+        kind.decode(value, id.encode(), max_bytes=gateway.settings.max_record_bytes)
+        return await write(id, value)
+
+    gone = {**WRITTEN, **schema.problems(422, 503)}
+
+    @made.delete(path, name=f"delete_{name}", status_code=202, summary=f"Remove one {name}", responses=gone)
+    async def delete_one(id: RecordId) -> JsonResponse:  # noqa: A002 - as in the path
+        """Send its tombstone, whether it is there or not; lists follow within a minute."""
+        return await write(id, None)
+
+
+def _not_held(what: str, name: str, waiting: str, evicted: int) -> Refused:
     remedy = "PUT it, or look at the id; what was put a moment ago is here soon"
     if waiting:
         remedy = f"wait: the gateway is {waiting}"
     elif evicted:
-        remedy = f"the gateway has no room for {evicted} records: raise gateway_items_mb if it may be one of them"
-    return Refused(404, "not_found", f"no {what} {name!r}", "one that was put", remedy)
+        remedy = f"look at the id; the gateway had no room for {evicted} others (gateway_items_mb, for items)"
+    return Refused(404, "not_found", f"no {what} {shorten(repr(name))}", "one that was put", remedy)

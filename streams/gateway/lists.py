@@ -15,6 +15,7 @@ from engine.decode import decode_request
 from engine.errors import BadRecord
 from engine.records import DEFAULT_SURFACE, ID_CHARS, SURFACE_PATTERN
 from streams.gateway import schema
+from streams.gateway.problems import Refused
 from streams.gateway.standing import Listed, Stream
 from streams.gateway.state import JSON, Gateway, JsonResponse, of_body, read_body, read_object
 
@@ -77,7 +78,7 @@ def router(gateway: Gateway) -> APIRouter:
         summary="A user's new lists, as they are made",
         responses={
             200: {"description": "server-sent events `list` (a list) and `ended`", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}},
-            **schema.problems(422),
+            **schema.problems(422, 503),
         },
     )
     async def get_stream(
@@ -87,6 +88,8 @@ def router(gateway: Gateway) -> APIRouter:
         last_event_id: Annotated[str | None, Header(description="the last list_id received: it is not sent again")] = None,
     ) -> StreamingResponse:
         """Send the lists that stand, then each new one. One that is made while an older one waits takes its place."""
+        if waiting := gateway.ready():  # lists of the past come by while topics are read: none is to be taken for a new one
+            raise Refused(503, "not_ready", waiting, "a gateway that has read the topics", "connect again", retry_after_s=1)
         address = request.client.host if request.client else ""
         gateway.places.take(address)
         gateway.metrics.streams.set(gateway.places.taken)

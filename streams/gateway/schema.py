@@ -9,7 +9,6 @@ import msgspec
 
 from engine.active import Active
 from engine.errors import Problem
-from engine.reasons import Reason
 from engine.records import TIME_MAX_MS, TIME_MIN_MS, Event, Item, Request, Rule
 from streams.gateway import flow, generations, lag, letters
 from streams.gateway.catalogue import Brief
@@ -17,6 +16,14 @@ from streams.gateway.problems import MEDIA_TYPE, ProblemDetail
 from streams.gateway.state import JSON
 
 REF = "#/components/schemas/{name}"
+
+
+class Reason(msgspec.Struct, omit_defaults=True):
+    """A part of a score, on its scale; `item_id` names the item of the user's history that it comes from."""
+
+    kind: str
+    item_id: str | None = None
+    weight: float = 0.0
 
 
 class ListedItem(msgspec.Struct):
