@@ -77,8 +77,9 @@ def test_an_event_changes_the_list(world: Installation, gateway: GatewayProcess)
     assert place["partition"] == partition_of(b"ann", world.partitions)
     record = world.tail(world.names.events).first(lambda r: (r.partition, r.offset) == (place["partition"], place["offset"]))
     assert (record.key, record.json) == (b"ann", sent)
-    found = gateway.until("GET", "/v1/users/ann/lists/home", lambda a: a.status == 200 and covers(a.json, place))
-    assert found.headers["headwater-source"] == "standing"
+    found = gateway.until(
+        "GET", "/v1/users/ann/lists/home", lambda a: a.headers["headwater-source"] == "standing" and covers(a.json, place)
+    )
     assert found.json == world.list_after(sent["event_id"], user="ann")
     assert "i1" not in ids(found.json)
 

@@ -59,8 +59,11 @@ class Feeds:
 
     async def run(self) -> None:
         """Connect, again and again until Kafka answers, then watch the readers until one fails."""
-        while not await self._connected():  # noqa: ASYNC110 - the broker tells nobody that it is there
-            await asyncio.sleep(AGAIN_S)
+        try:
+            while not await self._connected():  # noqa: ASYNC110 - the broker tells nobody that it is there
+                await asyncio.sleep(AGAIN_S)
+        except Exception as error:  # noqa: BLE001 - settings that no client takes, say: told to the process, which ends
+            self.failure = error
         while self.failure is None:
             await asyncio.sleep(AGAIN_S)
             self.failure = next((reader.failure for reader in self._readers if reader.failure is not None), None)

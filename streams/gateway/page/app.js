@@ -13,6 +13,7 @@ const title = (id) => briefs.get(id)?.title ?? id;
 let user = null, shown = null, watching = null, history_rows = [];
 let arrived = []; // lists with the time they came, to be matched with what was sent
 let waiting = null; // {began, place, told}: a choice whose list has not come yet
+let answering = true; // whether Kafka did, when the status was read last
 let clock = { at: Date.now(), stream_time: 0, read: performance.now() };
 
 // Now, as events have it. Where a recorded history is replayed, its clock goes on: by ours, all of it would be years old.
@@ -110,7 +111,7 @@ function said(text, wrong = false) {
   at("said").textContent = text;
   if (wrong) {
     at("list-empty").textContent = text;
-    at("list-empty").hidden = false;
+    at("list-empty").hidden = !text;
   }
 }
 
@@ -178,7 +179,8 @@ async function status() {
       show_status(told);
       const recorded = told.stream_time && told.at - told.stream_time > DAY_MS ? `, on a recorded clock: ${when(told.stream_time, told.at)}` : "";
       at("footer").textContent = `Headwater ${told.version}, ${number(told.catalogue.items)} items${recorded}`;
-      if (!told.kafka.ok) said(`Kafka does not answer: ${told.kafka.error}`, true);
+      if (told.kafka.ok !== answering) said(told.kafka.ok ? "" : `Kafka does not answer: ${told.kafka.error}`, true);
+      answering = told.kafka.ok;
     } catch (error) {
       console.warn(error);
     }
