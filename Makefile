@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench cycle evaluate clean
+.PHONY: help install demo test lint types bench cycle evaluate screenshots clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ cycle: install ## what one training cycle gives on the data sets that come along
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played
 	$(BIN)/headwater evaluate online-retail
+
+screenshots: install ## docs/page-*.png anew, with the page in headless Chromium (about three minutes; wants chromium and chromedriver)
+	PYTHONPATH=. $(BIN)/python -m bench.screenshots
 
 clean: ## remove what runs and checks leave behind; .venv stays
 	rm -rf var demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import measure
+from bench import gateway, measure
 from bench.backfill import backfill
 from bench.subject import Subject
 from bench.swap import RATE, swap
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--broker", choices=("embedded", "kafka"), action="append", help="only this one; may be given again")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each freshness run")
     parser.add_argument("--sustain", type=float, default=measure.SUSTAIN_S, help="length of the proof of a sustained rate")
-    parser.add_argument("--only", choices=("freshness", "throughput", "encode", "swap", "backfill"), action="append")
+    parser.add_argument("--only", choices=("freshness", "throughput", "encode", "swap", "backfill", "gateway"), action="append")
     options = parser.parse_args(arguments)
-    wanted = options.only or ["freshness", "throughput", "encode", "swap", "backfill"]
+    wanted = options.only or ["freshness", "throughput", "encode", "swap", "backfill", "gateway"]
     data = read(ROOT / "data" / "online-retail")
     registry, generation = _generation()
-    report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}, "backfill": {}}
+    report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}, "backfill": {}, "gateway": {}}
     if "encode" in wanted:
         _say(f"encoding titles of {data.name}, {generation.id} ({generation.manifest.serving} serves)")
         report["encode_per_s"] = measure.encoding(generation, data, _say)
@@ -84,6 +84,9 @@ def _measure(
         if "swap" in wanted and name != "embedded":  # whose own pauses are longer than a swap
             _say(f"a swap of generations under {RATE:g} events/s, {name}")
             report["swap"] = swap(subject, items, generation.id, _tuned(registry, generation.id), _say)
+        if "gateway" in wanted:
+            _say(f"gateway, {name}: {gateway.CLIENTS} clients at once, each waits for its answer; {options.seconds:g} s each")
+            report["gateway"][name] = gateway.measured(subject, items, options.seconds, _say)
     if "throughput" in wanted:
         _say(f"highest sustained rate, state only, {name}")
         subject = Subject(bootstrap, registry, lists=False)

@@ -55,6 +55,11 @@ class Subject:
         topics.create(client, topics.topics(self.settings))
         self.is_mock = topics.look(client).is_mock
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a process of this installation is told, and nothing of another one's."""
+        return {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")} | self._env
+
     def start(self) -> Self:
         """Start the process and wait until it makes lists.
 
@@ -62,8 +67,7 @@ class Subject:
             HeadwaterError: it did not get ready.
         """
         command = [sys.executable, "-m", "streams.cli", "worker", *([] if self._lists else ["--no-lists"])]
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADWATER_")}
-        self._process = subprocess.Popen(command, env={**environ, **self._env}, cwd=Path(__file__).resolve().parent.parent)
+        self._process = subprocess.Popen(command, env=self.environ, cwd=Path(__file__).resolve().parent.parent)
         until = time.monotonic() + READY_S
         while time.monotonic() < until and self._process.poll() is None:
             try:

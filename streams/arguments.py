@@ -57,9 +57,9 @@ def late(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        room = module.partition(".")[0]
+        extra = {"export": "export", "streams.gateway": "gateway"}.get(module.rpartition(".")[0])
         expected = f"what {module} needs"
-        remedy = "pip install 'headwater[export]'" if room == "export" else "run it from the source folder, after `make install`"
+        remedy = f"pip install 'headwater[{extra}]'" if extra else "run it from the source folder, after `make install`"
         raise HeadwaterError("not_installed", f"no module {error.name}", expected, remedy) from error
 
 

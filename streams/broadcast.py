@@ -1,4 +1,4 @@
-"""Reads what every worker needs (items, rules, generations, statistics, vectors, weights), without a consumer group, from the beginning.
+"""Reads topics without a consumer group: what every worker needs (items, rules, statistics, vectors, weights), and what a gateway shows.
 
 A thread polls librdkafka and hands batches to the event loop. `caught_up` is the readiness barrier: it is set once every partition was read
 to its end. No list is made before.
@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from engine.errors import BrokerError, TopicError
 from streams.logs import logger
 from streams.topics import MAKE
 
 POLL_S = 0.1
+FETCH_WAIT_MS = 50
 MOST = 2_000
 """Records in one hand-over: at 10-20 µs each the engine's thread is busy for 20-40 ms while it catches up."""
 TIMEOUT_S = 20.0
@@ -29,15 +30,25 @@ Apply = Callable[[Sequence[Message]], Coroutine[Any, Any, None]]
 
 
 class Broadcast:
-    """A group-less reader of compacted topics.
+    """A group-less reader of whole topics, or of their ends.
 
     Args:
         config: librdkafka's settings.
         topics: full topic names.
         apply: awaited in the event loop with each batch, in order.
+        tails: topics that are not read from the beginning, and how many records before the end to begin, all partitions together.
+        fetch_wait_ms: how long a broker may keep a fetch without records.
     """
 
-    def __init__(self, config: Mapping[str, Any], topics: Sequence[str], apply: Apply) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        topics: Sequence[str],
+        apply: Apply,
+        *,
+        tails: Mapping[str, int] | None = None,
+        fetch_wait_ms: int = FETCH_WAIT_MS,
+    ) -> None:
         self._consumer = Consumer(
             {
                 **config,
@@ -45,12 +56,13 @@ class Broadcast:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,
+                "fetch.wait.max.ms": fetch_wait_ms,
                 "queued.max.messages.kbytes": 65_536,
             }
         )
         self._topics = topics
         self._apply = apply
+        self._tails = tails or {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._left: set[tuple[str, int]] = set()
@@ -60,20 +72,35 @@ class Broadcast:
         self.next: dict[tuple[str, int], int] = {}
         """Per topic and partition the offset after the last record applied."""
 
-    def start(self) -> None:
-        """Begin to read.
+    def open(self) -> None:
+        """Find where to begin; blocks while the broker is asked.
 
         Raises:
             TopicError: a topic is missing.
             BrokerError: the broker does not answer.
         """
-        metadata = self._consumer.list_topics(timeout=TIMEOUT_S).topics
-        missing = [name for name in self._topics if name not in metadata or metadata[name].error is not None]
-        if missing:
-            raise TopicError("missing_topic", f"no topic {', '.join(missing)}", "topics that all workers read", MAKE)
-        places = [TopicPartition(name, p, OFFSET_BEGINNING) for name in self._topics for p in metadata[name].partitions]
+        try:
+            metadata = self._consumer.list_topics(timeout=TIMEOUT_S).topics
+            missing = [name for name in self._topics if name not in metadata or metadata[name].error is not None]
+            if missing:
+                expected = "topics that all workers or the gateway read"
+                raise TopicError("missing_topic", f"no topic {', '.join(missing)}", expected, MAKE)
+            places = [place for name in self._topics for place in self._begins(name, list(metadata[name].partitions))]
+        except KafkaException as error:
+            remedy = "check HEADWATER_BROKER, the network, and the user's rights"
+            raise BrokerError("no_broker", str(error), "a broker that answers", remedy, retryable=True) from error
         self._left = {(place.topic, place.partition) for place in places}
         self._consumer.assign(places)
+
+    def start(self) -> None:
+        """Begin to read; without `open` before, also that.
+
+        Raises:
+            TopicError: a topic is missing.
+            BrokerError: the broker does not answer.
+        """
+        if not self._left:
+            self.open()
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._read, args=(loop,), name="broadcast", daemon=True)
         self._thread.start()
@@ -83,6 +110,15 @@ class Broadcast:
         self._stopping.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_S)
+        else:
+            await asyncio.to_thread(self._consumer.close)
+
+    def _begins(self, name: str, partitions: Sequence[int]) -> list[TopicPartition]:
+        if name not in self._tails:
+            return [TopicPartition(name, p, OFFSET_BEGINNING) for p in partitions]
+        each = -(-self._tails[name] // len(partitions))  # rounded up
+        ends = [self._consumer.get_watermark_offsets(TopicPartition(name, p), timeout=TIMEOUT_S) for p in partitions]
+        return [TopicPartition(name, p, max(low, high - each)) for p, (low, high) in zip(partitions, ends, strict=True)]
 
     def _give_up(self, found: str) -> NoReturn:
         raise BrokerError(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem
-from streams import cli_generations, cli_train
+from streams import cli_gateway, cli_generations, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
 from streams.cli_load import events_app, items_app
@@ -26,6 +26,7 @@ app.command()(up)
 app.command()(lists)
 app.add_typer(items_app, name="items")
 app.add_typer(events_app, name="events")
+app.command("gateway")(cli_gateway.gateway)
 
 
 @app.callback()

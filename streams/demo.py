@@ -48,7 +48,6 @@ from streams.settings import Settings, load
 DATA = ROOT / "data" / "ifdb-played"
 PREFIX = "demo."
 WORK = Path("var/demo")
-READY_S = 60.0
 JUDGED = 0.2
 """The last share of the events, before which all is past: 7,216 of 36,080."""
 LISTS_S = 30.0
@@ -114,7 +113,7 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
         replay.replay_items(data, producer, lambda done, _: moved(done), topic=topics.Names.under(PREFIX).items)
         producer.close()
     worker = children.start("the worker", ["worker"], environ, log)
-    worker.until_ready(f"http://127.0.0.1:{port}/readyz", READY_S)
+    worker.until_ready(f"http://127.0.0.1:{port}/readyz")
     out.print(f"worker            ready; its log is {log}")
     outside = Outside(settings)
     stack.callback(outside.close)

@@ -22,6 +22,7 @@ from engine.errors import HeadwaterError, shorten
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 10.0
 """Seconds that a child may take to end by itself: a worker's last checkpoint and its leaving of the group take about one."""
+READY_S = 60.0
 TAIL_LINES = 12
 TAIL_CHARS = 400
 """Characters of such a line: a traceback in one line of key=value has thousands."""
@@ -46,7 +47,7 @@ class Child:
             remedy = f"read {self.log}" if self.log else "read its output above"
             raise HeadwaterError("process_ended", f"{self.name} ended with {code}", "a process that runs", remedy)
 
-    def until_ready(self, url: str, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+    def until_ready(self, url: str, seconds: float = READY_S, stopped: Callable[[], bool] = lambda: False) -> None:
         """Return when `url` answers with success, or when nobody waits any more.
 
         Raises:

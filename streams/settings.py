@@ -57,6 +57,7 @@ def _about(default: Any, text: str, unit: str = "", **limits: Any) -> Any:
 
 Surface = Annotated[str, Field(pattern=SURFACE_PATTERN.replace(r"\A", "^").replace(r"\Z", "$"))]
 Surfaces = Annotated[tuple[Surface, ...], BeforeValidator(_listed), Field(min_length=1)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Weights = Annotated[dict[str, float], BeforeValidator(_mapped)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -146,6 +147,27 @@ class Settings(BaseModel):
     )
     trainer_port: int = _about(6067, "port of the trainer's /healthz and /metrics, on web_host", ge=1, le=LARGEST_PORT)
 
+    # Gateway
+    gateway_host: str = _about("127.0.0.1", "address that the gateway listens on; one that is not loopback wants gateway_token")
+    gateway_port: int = _about(8080, "port of the same", ge=1, le=LARGEST_PORT)
+    gateway_token: SecretStr | None = _about(None, "what clients must send as `Authorization: Bearer …`; none: no token", min_length=16)
+    gateway_hosts: Hosts = _about((), "names beside localhost that a gateway on loopback is called by, behind a proxy say, between commas")
+    gateway_proxies: str = _about("", "addresses of proxies whose X-Forwarded-For is believed, between commas; *: all")
+    gateway_body_kb: int = _about(1024, "largest body of a request", "KiB", ge=1, le=100 * 1024)
+    gateway_batch: int = _about(1000, "events in one request, at most", "events", ge=1, le=100_000)
+    gateway_rate_per_s: float = _about(500, "requests per second of one client address, twice as many at once; 0: no limit", "1/s", ge=0)
+    gateway_connections: int = _about(2000, "connections open at once", "connections", ge=1)
+    gateway_streams: int = _about(1000, "streams of lists open at once", "streams", ge=0)
+    gateway_streams_per_client: int = _about(100, "the same of one client address", "streams", ge=0)
+    gateway_heartbeat_s: float = _about(15, "silence on a stream after which it says that it lives", "s", ge=0.1, le=3600)
+    gateway_deadline_s: float = _about(2, "how long an answer of the workers is waited for, unless the request says", "s", ge=0.01, le=60)
+    gateway_asks: int = _about(1000, "requests to the workers that wait for their answers at once", "requests", ge=1)
+    gateway_lists: int = _about(100_000, "standing lists held in memory, those used last", "lists", ge=0)
+    gateway_lists_mb: int = _about(256, "memory for them", "MiB", ge=0)
+    gateway_items_mb: int = _about(256, "memory for the catalogue, for searching and titles; what is beyond is counted", "MiB", ge=0)
+    gateway_users: int = _about(5000, "users whose last events are held in memory, 50 each, those active last", "users", ge=0)
+    gateway_tail: int = _about(20_000, "events read back at the start, for users' histories", "events", ge=0)
+
     @field_validator("broker")
     @classmethod
     def _is_broker(cls, value: str) -> str:
@@ -232,7 +254,7 @@ def _problem(detail: ErrorDetails, source: str | Path | None) -> Problem:
         near = difflib.get_close_matches(name, Settings.model_fields, n=1)
         remedy = f"did you mean {place.replace(name, near[0]).replace(name.upper(), near[0].upper())}?" if near else f"remove {place}"
         return Problem(name, "unknown_setting", place, "a setting that `headwater config` lists", remedy)
-    secret = name == "password"
+    secret = "SecretStr" in str(field.annotation)
     found = MASK if secret and detail["input"] is not None else shorten(repr(detail["input"]))
     text = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     remedy = f"set {place}: {field.description}"

@@ -343,6 +343,8 @@ class Installation:
 class Worker:
     """One process of `headwater worker`, or of another command that runs one."""
 
+    port_setting = "HEADWATER_WEB_PORT"
+
     def __init__(self, world: Installation, name: str, arguments: Iterable[str], environ: Mapping[str, str]) -> None:
         self.state = world.folder / name
         self.port = free_port()
@@ -356,7 +358,7 @@ class Worker:
                     **plain,
                     **world.environ,
                     "HEADWATER_STATE_DIR": str(self.state),
-                    "HEADWATER_WEB_PORT": str(self.port),
+                    self.port_setting: str(self.port),
                     "PYTHONPATH": str(ROOT),
                     **environ,
                 },
