@@ -139,7 +139,7 @@ class Settings(BaseModel):
     train_method: Literal["layers", "lora"] = _about("layers", "what learns of the last layers: all of it, or low-rank adapters (LoRA)")
     train_layers: int = _about(2, "layers of the encoder that learn, from the last", "layers", ge=1, le=48)
     train_epochs: int = _about(1, "times that a cycle goes through its events", "epochs", ge=1, le=100)
-    train_rate: float = _about(1e-4, "learning rate of the encoder (AdamW)", gt=0, le=0.1)
+    train_rate: float = _about(1e-4, "learning rate of the encoder (AdamW)", "1/step", gt=0, le=0.1)
     train_steps: int = _about(2_000, "steps of a cycle at most, some second each on two cores", "steps", ge=1)
     train_threads: int = _about(0, "threads of a cycle; 0: one per core", "threads", ge=0, le=256)
     robot_events_per_day: int = _about(
