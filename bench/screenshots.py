@@ -27,7 +27,7 @@ PER_S = 12.0
 """Clicks of others a second meanwhile, so that the panel shows a living stream."""
 LIVE_S = 75.0
 """A minute fills the panel's lines, and the rush of the replay is out of them then."""
-SIZES = (("page-desktop.png", 1280, 900, 1.5, "grue"), ("page-phone.png", 390, 844, 2, ""))
+SIZES = (("page-desktop.png", 1280, 900, 1.5, "grue"), ("page-phone.png", 390, 844, 1.5, ""))
 """File, width, height in CSS pixels, pixels of the picture for each, and what is searched."""
 BAD = {"event_id": "bad-1", "type": "click", "user_id": "u1", "timestamp": 1732200000}
 

@@ -38,6 +38,7 @@ class Broadcast:
         apply: awaited in the event loop with each batch, in order.
         tails: topics that are not read from the beginning, and how many records before the end to begin, all partitions together.
         fetch_wait_ms: how long a broker may keep a fetch without records.
+        at_once: hand records over as they come; else they are gathered for a tenth of a second, which is fewer hand-overs.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Broadcast:
         *,
         tails: Mapping[str, int] | None = None,
         fetch_wait_ms: int = FETCH_WAIT_MS,
+        at_once: bool = False,
     ) -> None:
         self._consumer = Consumer(
             {
@@ -62,7 +64,7 @@ class Broadcast:
         )
         self._topics = topics
         self._apply = apply
-        self._tails = tails or {}
+        self._tails, self._at_once = tails or {}, at_once
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._left: set[tuple[str, int]] = set()
@@ -125,11 +127,18 @@ class Broadcast:
             "broadcast_failed", found, "readable topics", "look at the broker, and at this user's rights (docs/security.md)", retryable=True
         )
 
+    def _next(self) -> list[Message]:
+        """What came; `consume` alone waits until it has all it may give, or its time is over."""
+        if not self._at_once:
+            return self._consumer.consume(MOST, POLL_S)
+        first = self._consumer.poll(POLL_S)
+        return [] if first is None else [first, *self._consumer.consume(MOST - 1, 0)]
+
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while not self._stopping.is_set():
                 messages, ended = [], []
-                for message in self._consumer.consume(MOST, POLL_S):
+                for message in self._next():
                     error = message.error()
                     if error is None:
                         messages.append(message)

@@ -93,7 +93,9 @@ class Feeds:
         mock = topics.look(topics.admin(self._settings)).is_mock
         config, names = self._config, self._names
         wait_ms = MOCK_FETCH_WAIT_MS if mock else FETCH_WAIT_MS
-        first = Broadcast(config, (names.recommendations, names.responses), self._apply, tails={names.responses: 0}, fetch_wait_ms=wait_ms)
+        first = Broadcast(
+            config, (names.recommendations, names.responses), self._apply, tails={names.responses: 0}, fetch_wait_ms=wait_ms, at_once=True
+        )
         rest = (names.items, names.rules, names.generations, names.users, names.events, names.dead_letters)
         tails = {names.events: self._settings.gateway_tail, names.dead_letters: LETTERS}
         return [first, Broadcast(config, rest, self._apply, tails=tails)]
