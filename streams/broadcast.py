@@ -132,7 +132,10 @@ class Broadcast:
         if not self._at_once:
             return self._consumer.consume(MOST, POLL_S)
         first = self._consumer.poll(POLL_S)
-        return [] if first is None else [first, *self._consumer.consume(MOST - 1, 0)]
+        if first is None:
+            return []
+        more: list[Message] = self._consumer.consume(MOST - 1, 0)
+        return [first, *more]
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

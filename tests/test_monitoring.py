@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from export.trainer import Meters
+from streams.gateway.metrics import Metrics as GatewayMetrics
 from streams.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,21 +34,9 @@ SECTIONS = ["Rate", "Freshness", "Lag", "Lists", "Generation", "Quality", "Memor
 
 
 def metrics_of_processes() -> Iterator[MetricWrapperBase]:
-    """The metrics of worker, trainer and gateway.
-
-    Trainer and gateway do not exist yet: what they will expose stands here, and is replaced by their own objects.
-    """
-    yield from _metrics(vars(Metrics()).values())
-    own = CollectorRegistry()
-    yield Counter("headwater_trainer_cycles", "-", ["verdict"], registry=own)
-    yield Gauge("headwater_trainer_cycle_seconds", "-", registry=own)
-    yield Gauge("headwater_trainer_new_events", "-", registry=own)
-    yield Gauge("headwater_trainer_ndcg", "-", ["of", "list"], registry=own)
-    yield Gauge("headwater_trainer_last_success_timestamp_seconds", "-", registry=own)
-    yield Gauge("headwater_trainer_info", "-", ["active"], registry=own)
-    yield Counter("headwater_gateway_requests", "-", ["route", "status"], registry=own)
-    yield Histogram("headwater_gateway_request_seconds", "-", registry=own)
-    yield Gauge("headwater_gateway_streams", "-", registry=own)
+    """The metrics of worker, trainer and gateway."""
+    for process in (Metrics(), Meters(), GatewayMetrics()):
+        yield from _metrics(vars(process).values())
 
 
 def _metrics(values: Iterable[Any]) -> Iterator[MetricWrapperBase]:
