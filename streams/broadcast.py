@@ -129,13 +129,11 @@ class Broadcast:
 
     def _next(self) -> list[Message]:
         """What came; `consume` alone waits until it has all it may give, or its time is over."""
-        if not self._at_once:
-            return self._consumer.consume(MOST, POLL_S)
-        first = self._consumer.poll(POLL_S)
-        if first is None:
-            return []
-        more: list[Message] = self._consumer.consume(MOST - 1, 0)
-        return [first, *more]
+        if self._at_once:
+            first = self._consumer.poll(POLL_S)
+            return [] if first is None else [first, *self._consumer.consume(MOST - 1, 0)]
+        found: list[Message] = self._consumer.consume(MOST, POLL_S)
+        return found
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -1,11 +1,12 @@
-"""The command `headwater demo`: broker, generation, worker, recorded events, a click, and a summary. It personalises nothing itself.
+"""The command `headwater demo`: broker, generation, worker, page, recorded events, a training cycle, a click, and a summary.
 
 1. The embedded broker starts, topics are made.
-2. The generation for the catalogue is found in the registry, or exported.
-3. It is announced, the catalogue is sent, the worker starts.
-4. Recorded events are replayed: the past as fast as the worker follows, later ones with a list after each, the last at a fixed rate.
-5. A user clicks.
-6. Summary.
+2. The first generation for the catalogue is found in the registry, or exported there, and copied into the demo's own.
+3. It is announced, the catalogue is sent, worker and gateway start.
+4. Recorded events are replayed: the past as fast as the worker follows, later ones with a list after each, then some at a fixed rate.
+5. A training cycle runs while the last ones go out; what it makes is swapped in, if it is better.
+6. A user clicks.
+7. Summary.
 All processes end with this one, however it ends.
 """
 
@@ -29,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engine.dataset import Dataset, Row, read
 from engine.errors import HeadwaterError
 from engine.generation import read_manifest
-from engine.manifest import ITEMS, Manifest
+from engine.manifest import CHECKPOINT, ITEMS, Manifest
 from engine.protocol import stream
 from engine.records import Item
 from engine.registry import Registry
@@ -37,27 +38,32 @@ from engine.text import DEFAULT, item_text, text_hash
 from streams import demo_words as words
 from streams import replay, topics
 from streams.demo_click import Click, click_of
+from streams.demo_training import train, until_served
 from streams.embedded import EmbeddedBroker
 from streams.generations import activate
 from streams.outside import Outside
 from streams.pacing import Pace
 from streams.processes import ROOT, Children, free_port, tail
 from streams.quality import Quality
-from streams.settings import Settings, load
+from streams.settings import load
 
 DATA = ROOT / "data" / "ifdb-played"
 PREFIX = "demo."
 WORK = Path("var/demo")
+KEPT = "var/registry"
+"""Where the first generation is kept from one demo to the next."""
 JUDGED = 0.2
 """The last share of the events, before which all is past: 7,216 of 36,080."""
 LISTS_S = 30.0
 """How long that may take; what is left then goes as fast as the worker follows, so that the demo ends in time."""
 LEAST_LISTS_S = 5.0
 ENOUGH_S = 170.0
-"""Seconds from the start at which it must end anyway: the installation takes 90 of the 300, the last events and the rest 25."""
+"""Seconds from the start at which lists for judging must be through: the installation takes 90 of the 600, the training some 200."""
 RATE_PER_S = 100.0
 AT_RATE = 1_000
-"""The last events, at a fixed rate: ten seconds, and ten events beyond p99."""
+"""Events at a fixed rate: ten seconds, and ten events beyond p99."""
+MEANWHILE = 500
+"""The last events, that go out while it trains."""
 EXAMPLES_PER_S = 100
 """Thirteen years pass in a minute, so learning is allowed more of the worker's time than the setting's default."""
 EVERY = 100
@@ -89,13 +95,15 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
     log.unlink(missing_ok=True)
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-demo-", ignore_cleanup_errors=True)))
     broker = stack.enter_context(EmbeddedBroker())  # 1
-    port = free_port()
+    port, page = free_port(), free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}  # another installation's settings
     environ |= {
         "HEADWATER_BROKER": f"kafka://{broker.bootstrap}",
         "HEADWATER_PREFIX": PREFIX,
         "HEADWATER_STATE_DIR": str(scratch / "state"),
+        "HEADWATER_REGISTRY": str(scratch / "registry"),
         "HEADWATER_WEB_PORT": str(port),
+        "HEADWATER_GATEWAY_PORT": str(page),
         "HEADWATER_EXAMPLES_PER_S": str(EXAMPLES_PER_S),
         "HEADWATER_SESSION_TIMEOUT_S": "6",
         "OPENBLAS_NUM_THREADS": "1",
@@ -105,9 +113,9 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
     out.print(f"broker            {broker.bootstrap}, in memory; {len(made)} topics")
     data = read(DATA)
     children = stack.enter_context(Children())
-    manifest = _generation(out, children, environ, settings, data)  # 2
+    manifest = _generation(out, children, environ, data, Registry(settings.registry))  # 2
     activate(settings, manifest.id, by="headwater demo", reason="the demo's catalogue", at_ms=round(time.time() * 1000))  # 3
-    out.print(f"generation        {manifest.id}: {manifest.verdict}")
+    out.print(f"generation        {manifest.id}: {manifest.metrics['fidelity']['verdict']}")
     with _bar(out, "catalogue", len(data.items)) as moved:
         producer = replay.producer_of(settings)
         replay.replay_items(data, producer, lambda done, _: moved(done), topic=topics.Names.under(PREFIX).items)
@@ -115,52 +123,90 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
     worker = children.start("the worker", ["worker"], environ, log)
     worker.until_ready(f"http://127.0.0.1:{port}/readyz")
     out.print(f"worker            ready; its log is {log}")
+    gateway = children.start("the gateway", ["gateway"], environ, WORK / "gateway.log")
+    gateway.until_ready(f"http://127.0.0.1:{page}/readyz")
+    out.print(f"page              http://127.0.0.1:{page}")
     outside = Outside(settings)
     stack.callback(outside.close)
     quality = Quality()
     rows = stream(data)
-    phases = _replay(out, children, outside, quality, data.name, rows, began + ENOUGH_S)  # 4
-    click = click_of(children.check, outside, rows)  # 5
+    phases = _replay(out, children, outside, quality, data.name, rows[:-MEANWHILE], began + ENOUGH_S)  # 4
+    measured = len(outside.freshness)
+    trained = _train(out, children, outside, quality, data.name, rows[-MEANWHILE:], environ, scratch, port)  # 5
+    serving = trained["published"] if trained["active"] else manifest.id
+    click = click_of(children.check, outside, rows)  # 6
     _show(out, click, data, rows)
-    if click.after.generation != manifest.id:
+    if click.after.generation != serving:
         found = f"lists of generation {click.after.generation!r}"
-        raise HeadwaterError("other_generation", found, f"lists of {manifest.id}", f"read {log}: it says why it was refused")
-    report = _report(outside, quality, data, manifest, phases, time.perf_counter() - began)  # 6
-    report["click"] = {"user_id": click.user, "item_id": click.clicked.item_id, "list_ms": round(click.seconds * 1000, 2)}
+        raise HeadwaterError("other_generation", found, f"lists of {serving}", f"read {log}: it says why it was refused")
+    report = _report(outside, measured, quality, data, manifest, phases, time.perf_counter() - began)  # 7
+    report["training"] = trained
+    report["click"] = {
+        "user_id": click.user,
+        "item_id": click.clicked.item_id,
+        "list_ms": round(click.seconds * 1000, 2),
+        "generation": serving,
+    }
     out.print(words.summary_table(report))
     report_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     out.print(f"also in {report_file}")
     if keep:
+        out.print(f"page              http://127.0.0.1:{page}")
         _keep(out, children, outside, broker.bootstrap, f"http://127.0.0.1:{port}", click)
 
 
-def _generation(out: Console, children: Children, environ: dict[str, str], settings: Settings, data: Dataset) -> Manifest:
-    """The newest generation made for this catalogue; exported when there is none."""
-    found = generation_for(settings.registry, data.items)
+def _generation(out: Console, children: Children, environ: dict[str, str], data: Dataset, own: Registry) -> Manifest:
+    """The first generation of this catalogue, copied into the demo's own registry; exported when there is none."""
+    kept = Registry(KEPT)
+    found = generation_for(kept, data.items)
     if found is None:
-        out.print(f"no generation for this catalogue in {settings.registry}: exporting the default checkpoint, about a minute")
-        children.run("headwater export", ["export", "--catalogue", str(DATA), "--registry", settings.registry], environ)
-        found = generation_for(settings.registry, data.items)
+        out.print(f"no generation for this catalogue in {KEPT}: exporting the default checkpoint, about a minute")
+        children.run("headwater export", ["export", "--catalogue", str(DATA), "--registry", KEPT], environ)
+        found = generation_for(kept, data.items)
     if found is None:
-        raise HeadwaterError("no_generation", f"none in {settings.registry}", "a generation", "run `headwater export` and see")
-    return found
+        raise HeadwaterError("no_generation", f"none in {KEPT}", "a generation", "run `headwater export` and see")
+    return own.publish(kept.fetch(found.id))
 
 
-def generation_for(registry_url: str, items: tuple[Item, ...]) -> Manifest | None:
-    """The newest generation of a registry whose vectors are of exactly these items' texts, or None.
+def generation_for(registry: Registry, items: tuple[Item, ...]) -> Manifest | None:
+    """The newest generation of a registry that comes from no other, can be trained from, and is of exactly these items' texts; or None.
 
     Raises:
         ArtefactError: the registry does not answer.
     """
-    registry = Registry(registry_url)
     wanted = {item.item_id: text_hash(item_text(item, DEFAULT)) for item in items}
     for generation_id in reversed(registry.ids()):
         folder = registry.fetch(generation_id)
         manifest = read_manifest(folder)
+        first = manifest.parent is None and CHECKPOINT in manifest.training
         same = manifest.text_template == DEFAULT.version and manifest.items == len(wanted)
-        if same and dict(json.loads((folder / ITEMS).read_text(encoding="utf-8"))) == wanted:
+        if first and same and dict(json.loads((folder / ITEMS).read_text(encoding="utf-8"))) == wanted:
             return manifest
     return None
+
+
+def _train(
+    out: Console,
+    children: Children,
+    outside: Outside,
+    quality: Quality,
+    name: str,
+    rows: list[Row],
+    environ: dict[str, str],
+    scratch: Path,
+    port: int,
+) -> dict[str, Any]:
+    """A training cycle, and the worker's switch to what it made."""
+    pace = Pace(name, outside, quality, children.check, lambda _: None)
+    with out.status("training") as shown:
+        log = WORK / "train.log"
+        outcome = train(children, environ, scratch, log, pace, outside, rows, lambda stage: shown.update(f"training: {stage}"))
+    out.print(f"training          {outcome['total_s']:.0f} s; its log is {log}")
+    for line in words.verdict_lines(outcome):
+        out.print(f"                  {line}")
+    if outcome["active"]:
+        outcome["swap_s"] = round(until_served(children.check, f"http://127.0.0.1:{port}/metrics", outcome["published"]), 2)
+    return outcome
 
 
 def _replay(
@@ -206,11 +252,11 @@ def _show(out: Console, click: Click, data: Dataset, rows: list[Row]) -> None:
 
 
 def _report(
-    outside: Outside, quality: Quality, data: Dataset, manifest: Manifest, phases: dict[str, float], seconds: float
+    outside: Outside, measured: int, quality: Quality, data: Dataset, manifest: Manifest, phases: dict[str, float], seconds: float
 ) -> dict[str, Any]:
     """The summary as values."""
     live, popular = quality.live(), quality.popularity(data)
-    fresh = np.array(outside.freshness) * 1000
+    fresh = np.array(outside.freshness[:measured]) * 1000
     return {
         "events": outside.sent,
         "lists": outside.lists,
@@ -226,7 +272,7 @@ def _report(
             "cases": live["cases"],
             "popularity": max((f.get("NDCG@10", 0.0) for f in popular.values()), default=0.0),
         },
-        "generation": {"id": manifest.id, "variant": manifest.serving, "verdict": manifest.verdict},
+        "generation": {"id": manifest.id, "variant": manifest.serving, "verdict": manifest.metrics["fidelity"]["verdict"]},
         "replay_s": phases,
         "seconds": round(seconds, 1),
     }

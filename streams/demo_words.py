@@ -125,12 +125,37 @@ def summary_table(report: Mapping[str, Any]) -> Table:
             "NDCG@10 of the live lists",
             f"{quality['live']:.4f} ± {quality['se']:.4f}  (popular items: {popular:.4f}; {quality['cases']:,} cases)",
         ),
-        ("generation", f"{generation['id']}, {generation['verdict']}"),
+        ("first generation", f"{generation['id']}, {generation['verdict']}"),
+        *(("training" if not n else "", line) for n, line in enumerate(verdict_lines(report["training"]))),
         ("took", f"{report['seconds']:.0f} s without the installation"),
     )
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def verdict_lines(outcome: Mapping[str, Any]) -> list[str]:
+    """What came of a training cycle.
+
+    >>> lists = {"text": {"active": 0.05, "candidate": 0.06, "low": 0.005, "high": 0.015, "cases": 700}}
+    >>> outcome = {"published": "g-000002", "active": True, "why": "", "swap_s": 0.8, "gate": {"lists": lists}, "freshness_ms": {}}
+    >>> verdict_lines(outcome)
+    ['NDCG@10 of lists from text alone .0500 -> .0600 (difference .0050 to .0150, 700 cases)', 'g-000002 serves, swapped in within 0.8 s']
+    """
+    lines = []
+    for kind, name in (("text", "lists from text alone"), ("list", "lists as served")):
+        one = ((outcome["gate"] or {}).get("lists") or {}).get(kind)
+        if one is not None:
+            short = [f"{one[part]:.4f}".replace("0.", ".", 1) for part in ("active", "candidate", "low", "high")]
+            lines.append(f"NDCG@10 of {name} {short[0]} -> {short[1]} (difference {short[2]} to {short[3]}, {one['cases']:,} cases)")
+    fresh = outcome["freshness_ms"]
+    if fresh.get("p99") is not None:
+        lines.append(f"lists meanwhile: p50 {_ms(fresh['p50'])}, p99 {_ms(fresh['p99'])}")
+    if outcome["active"]:
+        lines.append(f"{outcome['published']} serves" + (f", swapped in within {outcome['swap_s']:.1f} s" if "swap_s" in outcome else ""))
+    else:
+        lines.append(f"{outcome['published'] or 'nothing'} is kept and does not serve: {outcome['why']}")
+    return lines
 
 
 def _ms(value: float | None) -> str:

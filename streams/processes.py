@@ -118,6 +118,10 @@ class Children:
         if code:
             raise HeadwaterError("process_failed", f"{name} ended with {code}", "exit status 0", "read its output above")
 
+    def forget(self, child: Child) -> None:
+        """Take a child out that was meant to end."""
+        self._children.remove(child)
+
     def check(self) -> None:
         """Say so when one has ended.
 

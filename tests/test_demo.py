@@ -17,6 +17,7 @@ from rich.console import Console
 from engine.dataset import Dataset, Row, tie_of
 from engine.errors import HeadwaterError
 from engine.records import Item
+from engine.registry import Registry
 from streams import demo_words as words
 from streams import outside, pacing, topics
 from streams.demo import generation_for
@@ -145,12 +146,13 @@ def test_reasons_and_the_summary_are_said_in_words() -> None:
         "freshness_ms": {"p50": 5.0, "p99": None, "events": 10, "events_per_s": 150.0},
         "ndcg_at_10": {"live": 0.1, "se": 0.01, "cases": 7, "popularity": 0.05},
         "generation": {"id": "g-000001", "variant": "fp32", "verdict": "fp32: it was asked for"},
+        "training": {"published": "g-000002", "active": False, "why": "refused: worse", "gate": None, "freshness_ms": {}},
         "seconds": 60.0,
     }
     out.print(words.summary_table(report))
     out.file.close()
     text = out.export_text()
-    for part in ("Title 3", "gone", "new", "1,000", "p50 5.0 ms", "0.1000 ± 0.0100", "g-000001, fp32: it was asked for"):
+    for part in ("Title 3", "gone", "new", "1,000", "p50 5.0 ms", "0.1000 ± 0.0100", "g-000001, fp32: it was asked for", "refused: worse"):
         assert part in text
 
 
@@ -179,7 +181,7 @@ def test_no_child_outlives_its_context(tmp_path: Path) -> None:
 
 def test_an_empty_registry_has_no_generation(tmp_path: Path) -> None:
     """Rule: where nothing is published for this catalogue, none is found."""
-    assert generation_for(str(tmp_path), (Item(item_id="i", title="t"),)) is None
+    assert generation_for(Registry(str(tmp_path)), (Item(item_id="i", title="t"),)) is None
 
 
 def test_the_demo_loads_no_models() -> None:
