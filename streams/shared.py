@@ -106,18 +106,16 @@ class Shared:
         while True:
             await self._turn.wait()
             self._turn.clear()
-            if not await self.switch():
-                asyncio.get_running_loop().call_later(RETRY_S, self._turn.set)
+            await self.switch()
 
-    async def switch(self) -> bool:
+    async def switch(self) -> None:
         """Serve the generation that is announced as active, if it can be proven here; else stay with the one in use.
 
-        Returns:
-            Whether that is settled; False: the registry did not answer, and trying again may help.
+        If the registry does not answer, `run` tries again after a while.
         """
         wanted = self._wanted
         if wanted is None or wanted.id == self._model.generation or wanted.id in self.refused:
-            return True
+            return
         began = perf_counter()
         log.info("generation_announced", generation=wanted.id, serving=self._model.generation, by=wanted.by, reason=wanted.reason)
         try:
@@ -128,20 +126,20 @@ class Shared:
             again = error.retryable if isinstance(error, HeadwaterError) else True
             if again:
                 log.warning("generation_not_fetched", generation=wanted.id, serving=self._model.generation, reason=str(error))
-                return False
+                asyncio.get_running_loop().call_later(RETRY_S, self._turn.set)
+                return
             self.refused[wanted.id] = str(error)
             self._metrics.refused.inc()
             log.error(  # noqa: TRY400 - an expected outcome, whose reason says all
                 "generation_refused", generation=wanted.id, serving=self._model.generation, reason=str(error)
             )
-            return True
+            return
         self.loaded = loaded
         self.swapped.set()
         self._metrics.generation.clear()
         self._metrics.generation.labels(wanted.id).set(1)
         self._metrics.swap.set(perf_counter() - began)
         log.info("generation_active", generation=wanted.id, items=len(loaded.hashes), provider=loaded.encoder.provider)
-        return True
 
     async def _swap(self, loaded: Loaded, keys: NDArray[np.uint64]) -> None:
         generation, catalogue = loaded.generation, self._model.catalogue

@@ -2,7 +2,7 @@
 
 1. The embedded broker starts, topics are made.
 2. The settings that other commands need are written to `var/up/headwater.toml`.
-3. The worker starts; when it is ready, what to do next is printed.
+3. Worker and gateway start; when they are ready, what to do next is printed.
 4. Until Ctrl-C or SIGTERM, or until a part ends by itself. All processes end with this one.
 """
 
@@ -27,6 +27,7 @@ READY_S = 180.0
 LOOK_S = 0.5
 NEXT = """\
 worker    ready; its log is {log}
+page      {page}
 
 In another terminal, from this folder:
 
@@ -60,9 +61,10 @@ def main(environ: Mapping[str, str], config: Path | None, say: Callable[[str], N
         say(f"broker    {broker.bootstrap}, in memory")
         worker = children.start("the worker", ["worker"], environ, FOLDER / "worker.log")  # 3
         worker.until_ready(f"http://127.0.0.1:{settings.web_port}/readyz", READY_S, ended.is_set)
-        # the gateway joins here
+        gateway = children.start("the gateway", ["gateway"], environ, FOLDER / "gateway.log")
+        gateway.until_ready(f"http://127.0.0.1:{settings.gateway_port}/readyz", READY_S, ended.is_set)
         if not ended.is_set():
-            say(NEXT.format(log=FOLDER / "worker.log", config=CONFIG))
+            say(NEXT.format(log=FOLDER / "worker.log", page=f"http://127.0.0.1:{settings.gateway_port}", config=CONFIG))
         while not ended.wait(LOOK_S):  # 4
             children.check()
     CONFIG.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.people import People
 from streams.settings import Settings
-from streams.shared import RETRY_S, Shared
+from streams.shared import Shared
 from streams.span import Span
 from streams.web import serve
 
@@ -268,9 +268,7 @@ class Worker:
             await self.broadcast.caught_up.wait()
             if self.broadcast.failure is not None:
                 raise self.broadcast.failure
-            while not await self.shared.switch():
-                log.warning("waiting_for_registry", registry=settings.registry, seconds=RETRY_S)
-                await asyncio.sleep(RETRY_S)
+            await self.shared.switch()
             log.info(
                 "worker_starting",
                 broker=settings.broker,

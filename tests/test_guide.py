@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
         "PATH": f"{command.parent}:{environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
-        "HEADWATER_WEB_PORT": str(free_port()),  # the default one may be taken on this machine
+        "HEADWATER_WEB_PORT": str(free_port()),  # the default ones may be taken on this machine
+        "HEADWATER_GATEWAY_PORT": str(free_port()),
     }
     start, *rest = BLOCKS
     assert start == "headwater up\n"
@@ -45,7 +47,9 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
             assert up.poll() is None, said
             assert time.monotonic() < until, said
             time.sleep(0.2)
-        del environ["HEADWATER_WEB_PORT"]  # the second terminal knows only what the guide says
+        with urllib.request.urlopen(f"http://127.0.0.1:{environ['HEADWATER_GATEWAY_PORT']}/") as page:
+            assert b"<html" in page.read()
+        del environ["HEADWATER_WEB_PORT"], environ["HEADWATER_GATEWAY_PORT"]  # the second terminal knows only what the guide says
         rest[-1] = f"sleep 5\n{rest[-1]}"  # a person is slower than the worker, which opens and proves the generation meanwhile
         script = "set -e\n" + "\n".join(f"echo == block {n}\n{block}" for n, block in enumerate(rest))
         done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False)

@@ -16,6 +16,7 @@ import typer.main
 
 from engine.decode import decode_item
 from engine.records import Item
+from export.trainer import Meters
 from streams import cli, snippets, topics
 from streams.gateway.metrics import Metrics as GatewayMetrics
 from streams.metrics import Metrics
@@ -59,7 +60,7 @@ def test_named_commands_settings_and_metrics_exist(document: str) -> None:
         assert name.removeprefix("HEADWATER_").lower() in Settings.model_fields or RESERVED.match(name), name
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"make ([a-z]+)", code)) <= set(targets)
-    metrics = {metric.name for made in (Metrics(), GatewayMetrics()) for metric in made.registry.collect()}
+    metrics = {metric.name for made in (Metrics(), GatewayMetrics(), Meters()) for metric in made.registry.collect()}
     counted = {name.removesuffix("_total") for name in re.findall(r"\bheadwater_[a-z_]+", text)}
     assert counted <= metrics
 
