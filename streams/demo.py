@@ -3,10 +3,11 @@
 1. The embedded broker starts, topics are made.
 2. The first generation for the catalogue is found in the registry, or exported there, and copied into the demo's own.
 3. It is announced, the catalogue is sent, worker and gateway start.
-4. Recorded events are replayed: the past as fast as the worker follows, later ones with a list after each, then some at a fixed rate.
-5. A training cycle runs while the last ones go out; what it makes is swapped in, if it is better.
-6. A user clicks.
-7. Summary.
+4. The first half of the recorded events is replayed as fast as the worker follows.
+5. A training cycle runs while further ones go out; what it makes is swapped in, if it is better.
+6. The rest is replayed: as fast as the worker follows, then with a list after each, the last at a fixed rate.
+7. A user clicks.
+8. Summary.
 All processes end with this one, however it ends.
 """
 
@@ -57,13 +58,13 @@ JUDGED = 0.2
 LISTS_S = 30.0
 """How long that may take; what is left then goes as fast as the worker follows, so that the demo ends in time."""
 LEAST_LISTS_S = 5.0
-ENOUGH_S = 170.0
-"""Seconds from the start at which lists for judging must be through: the installation takes 90 of the 600, the training some 200."""
+ENOUGH_S = 400.0
+"""Seconds from the start at which lists for judging must be through: the installation takes 90 of 600, the rest 30."""
 RATE_PER_S = 100.0
 AT_RATE = 1_000
-"""Events at a fixed rate: ten seconds, and ten events beyond p99."""
+"""The last events, at a fixed rate: ten seconds, and ten events beyond p99."""
 MEANWHILE = 500
-"""The last events, that go out while it trains."""
+"""Events that go out while it trains."""
 EXAMPLES_PER_S = 100
 """Thirteen years pass in a minute, so learning is allowed more of the worker's time than the setting's default."""
 EVERY = 100
@@ -130,16 +131,22 @@ def _run(stack: ExitStack, out: Console, log: Path, report_file: Path, *, keep: 
     stack.callback(outside.close)
     quality = Quality()
     rows = stream(data)
-    phases = _replay(out, children, outside, quality, data.name, rows[:-MEANWHILE], began + ENOUGH_S)  # 4
-    measured = len(outside.freshness)
-    trained = _train(out, children, outside, quality, data.name, rows[-MEANWHILE:], environ, scratch, port)  # 5
+    half = len(rows) // 2
+    with _bar(out, "the first half", half) as moved:  # 4
+        pace = Pace(data.name, outside, quality, children.check, moved)
+        pace.as_it_follows(rows[:half])
+        pace.drain()
+    trained = _train(out, children, outside, quality, data.name, rows[half : half + MEANWHILE], environ, scratch, port)  # 5
     serving = trained["published"] if trained["active"] else manifest.id
-    click = click_of(children.check, outside, rows)  # 6
+    measured = len(outside.freshness)
+    past = int(len(rows) * (1 - JUDGED)) - half - MEANWHILE
+    phases = _replay(out, children, outside, quality, data.name, rows[half + MEANWHILE :], past, began + ENOUGH_S)  # 6
+    click = click_of(children.check, outside, rows)  # 7
     _show(out, click, data, rows)
     if click.after.generation != serving:
         found = f"lists of generation {click.after.generation!r}"
         raise HeadwaterError("other_generation", found, f"lists of {serving}", f"read {log}: it says why it was refused")
-    report = _report(outside, measured, quality, data, manifest, phases, time.perf_counter() - began)  # 7
+    report = _report(outside, measured, quality, data, manifest, phases, time.perf_counter() - began)  # 8
     report["training"] = trained
     report["click"] = {
         "user_id": click.user,
@@ -210,17 +217,19 @@ def _train(
 
 
 def _replay(
-    out: Console, children: Children, outside: Outside, quality: Quality, name: str, rows: list[Row], enough: float
+    out: Console, children: Children, outside: Outside, quality: Quality, name: str, rows: list[Row], judged: int, enough: float
 ) -> dict[str, float]:
-    """Send all rows; the seconds of each phase. `enough`: perf_counter at which the judged ones must be through."""
-    past, late = rows[: int(len(rows) * (1 - JUDGED))], len(rows) - AT_RATE
+    """Send all rows, those from `judged` on with a list after each; the seconds of each phase. `enough`: perf_counter at which these
+    must be through.
+    """
+    past, late = rows[:judged], len(rows) - AT_RATE
     seconds, began = {}, time.perf_counter()
 
     def done(phase: str) -> None:
         nonlocal began
         seconds[phase], began = round(time.perf_counter() - began, 2), time.perf_counter()
 
-    with _bar(out, "the past", len(past)) as moved:
+    with _bar(out, "further events", len(past)) as moved:
         pace = Pace(name, outside, quality, children.check, moved)
         pace.as_it_follows(past)
         pace.drain()
@@ -256,7 +265,7 @@ def _report(
 ) -> dict[str, Any]:
     """The summary as values."""
     live, popular = quality.live(), quality.popularity(data)
-    fresh = np.array(outside.freshness[:measured]) * 1000
+    fresh = np.array(outside.freshness[measured:]) * 1000
     return {
         "events": outside.sent,
         "lists": outside.lists,

@@ -18,8 +18,8 @@ from streams.outside import Outside
 from streams.pacing import Pace
 from streams.processes import Children, tail
 
-SETTINGS = {"HEADWATER_TRAIN_EVENTS": "12000", "HEADWATER_TRAIN_STEPS": "40"}
-"""The newest third of the events, and steps enough for the gate: a whole cycle takes longer than a demo should."""
+SETTINGS = {"HEADWATER_TRAIN_EVENTS": "12000"}
+"""Two thirds of the events so far: a cycle takes two and a half minutes."""
 PER_S = 3.0
 """Events while it trains: people go on."""
 LONGEST_S = 420.0
@@ -59,10 +59,12 @@ def train(
     while (code := child.process.poll()) is None:
         if time.perf_counter() - began > LONGEST_S:
             raise HeadwaterError("training_too_long", f"more than {LONGEST_S:g} s", "a cycle of some minutes", f"read {log}")
-        pace.at_rate(rows[sent : sent + 1], PER_S) if sent < len(rows) else outside.read(0.2)
-        time.sleep(1 / PER_S if sent < len(rows) else 0.0)
-        outside.read(0)
-        sent = min(sent + 1, len(rows))
+        if sent < len(rows):
+            pace.at_rate(rows[sent : sent + 1], PER_S)
+            sent += 1
+        due = time.perf_counter() + 1 / PER_S
+        while (left := due - time.perf_counter()) > 0:
+            outside.read(left)
         if (now := stage_of(log)) != told:
             told = now
             stage(now)
