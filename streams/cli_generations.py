@@ -23,7 +23,7 @@ def list_generations(context: typer.Context, broker: Broker = None) -> None:
 
     board = Board(settings_of(context, broker))
     try:
-        active = board.read().active
+        active = board.active()
     except BrokerError as error:  # the registry can be read without a broker
         typer.echo(f"which one serves is not known: {error}", err=True)
         active = None
@@ -68,7 +68,7 @@ def activate_generation(
     from streams.generations import Board, activate
 
     settings = settings_of(context, broker)
-    if if_none and (now := Board(settings).read().active) is not None:
+    if if_none and (now := Board(settings).active()) is not None:
         print(f"{now.id} is active; nothing announced")
         return
     manifest = activate(settings, generation, by=f"{BY} activate", reason=reason, at_ms=time_ns() // 1_000_000, force=force)

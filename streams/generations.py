@@ -92,6 +92,16 @@ class Board:
                 raise _unread(f"{self._topic}: not read to its end within {TIMEOUT_S:g} s")
         return Said(active, manifests)
 
+    def active(self) -> Active | None:
+        """Which generation is active; None also for one that the registry has lost: nobody can serve it, or train from it.
+
+        Raises:
+            BrokerError: the topic can't be read.
+            ArtefactError: the registry does not answer.
+        """
+        active = self.read().active
+        return active if active is not None and active.id in self.registry.ids() else None
+
     def announce(self, manifest: Manifest) -> None:
         """Say that a generation is published.
 
@@ -124,7 +134,7 @@ class Board:
         if wanted is None:
             found, remedy = f"nothing in {self.registry.url}", "run `headwater export` first"
             raise ArtefactError("no_generation", found, "a published generation", remedy)
-        manifest, active = self.registry.manifest(wanted), self.read().active
+        manifest, active = self.registry.manifest(wanted), self.active()
         if expect is not None:
             if active is None or active.id != expect:
                 found = f"{active.id if active else 'none'} is active"
@@ -144,7 +154,7 @@ class Board:
             ArtefactError: nothing is active, or it has no parent.
             BrokerError: as of `activate`.
         """
-        active = self.read().active
+        active = self.active()
         parent = None if active is None else self.registry.manifest(active.id).parent
         if active is None or parent is None:
             found = "nothing is active" if active is None else f"{active.id} has no parent"
@@ -207,7 +217,7 @@ class Bulletin:
 
     def active(self) -> str | None:
         """The id of the active generation."""
-        active = self._board.read().active
+        active = self._board.active()
         return None if active is None else active.id
 
     def announce(self, manifest: Manifest) -> None:

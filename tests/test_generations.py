@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,16 @@ def test_nothing_to_go_back_to(world: Installation) -> None:
         assert (caught.value.code, caught.value.found) == ("no_parent", found)
         if board.read().active is None:
             say(board, publish(world))
+
+
+def test_an_active_one_that_the_registry_has_lost(world: Installation) -> None:
+    """Rule: where the active generation is gone from the registry, the next first one may serve, as if none were active."""
+    board = Board(world.settings)
+    say(board, publish(world))
+    shutil.rmtree(world.folder / "registry")
+    assert board.active() is None
+    again = publish(world, seed=6)
+    assert say(board, again).id == again
 
 
 def test_records_that_are_no_manifests(world: Installation) -> None:
