@@ -206,7 +206,7 @@ class Cycle:
         path = self.work / SLICE
         if journal.span is not None and path.exists():
             with np.load(path, allow_pickle=False) as kept:
-                known = kept["known"].tolist()
+                known = msgspec.json.decode(kept["known"].tobytes(), type=list[str])
                 arrays = [kept[name] for name in ("users", "items", "times", "sessions", "ids", "kinds")]
                 names = tuple(kept["names"].tolist())
             place = {item.item_id: at for at, item in enumerate(items)}
@@ -221,7 +221,12 @@ class Cycle:
         events, dropped = into.finish(self.plan.robot_events_per_day)
         columns = {name: getattr(events, name) for name in ("users", "items", "times", "sessions", "ids", "kinds")}
         part = path.with_name("slice.part.npz")
-        np.savez(part, names=np.array(events.names), known=np.array([item.item_id for item in items]), **columns)
+        np.savez(
+            part,
+            names=np.array(events.names),
+            known=np.frombuffer(msgspec.json.encode([item.item_id for item in items]), np.uint8),
+            **columns,
+        )
         part.replace(path)
         journal.span, journal.dropped = span, dropped
         self._note(journal)

@@ -111,19 +111,21 @@ class Topics:
         """Erased users, those not to be learned from, and aliases."""
         silent: set[int] = set()
         alias: dict[int, int] = {}
+        erased: dict[int, int] = {}
         for record in self._all(self.users):
+            if record.value is None:
+                continue  # it only removes attributes
             try:
-                said = msgspec.json.decode(record.value, type=_Said) if record.value is not None else _Said()
+                said = msgspec.json.decode(record.value, type=_Said)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
             user = hash64((record.key or b"").decode(errors="replace"))
-            if said.erase or not said.personalise:
-                silent.add(user)
-            elif record.value is not None:
-                silent.discard(user)  # a null only removes attributes: it brings nobody back
+            (silent.discard if said.personalise else silent.add)(user)
+            if said.erase:
+                erased[user] = record.timestamp
             if said.alias_of is not None:
                 alias[user] = hash64(said.alias_of)
-        return People(frozenset(silent), alias)
+        return People(frozenset(silent), alias, erased)
 
     def span(self, after: Sequence[int], log: str, most: int) -> Span:
         """What there is now."""

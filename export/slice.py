@@ -28,10 +28,13 @@ TYPES = (np.uint64, np.int32, np.int64, np.uint64, np.uint64, np.uint8)
 
 
 class People(NamedTuple):
-    """What users want of us. Users are hash64: `silent` are erased or not to be learned from; `alias`: this one is that one."""
+    """What users want of us. Users are hash64: of the `silent` nothing is learned; `alias`: this one is that one; `erased`: when, ms: what
+    they did until then is forgotten.
+    """
 
     silent: frozenset[int] = frozenset()
     alias: Mapping[int, int] = {}
+    erased: Mapping[int, int] = {}
 
     def of(self, user: int) -> int:
         """Whose event it is."""
@@ -40,6 +43,10 @@ class People(NamedTuple):
             user = other
             seen.add(user)
         return user
+
+    def keep_silent(self, user: int, time: int) -> bool:
+        """Whether an event of this user at this time (ms) is not to be learned from."""
+        return user in self.silent or time <= self.erased.get(user, -1)
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -110,7 +117,7 @@ class Collector:
             return self.drop("unknown_item")
         own = hash64(event.user_id)
         user = self.people.of(own)
-        if own in self.people.silent or user in self.people.silent:
+        if self.people.keep_silent(own, event.timestamp) or self.people.keep_silent(user, event.timestamp):
             return self.drop("silent_user")
         session = hash64(event.session_id) if event.session_id else 0
         self._rows.append((user, at, event.timestamp, session, hash64(event.event_id), self._kind[event.type]))

@@ -43,11 +43,15 @@ def test_what_says_nothing_for_an_item_is_left_out_and_counted() -> None:
 
 
 def test_nothing_is_learned_of_those_who_do_not_want_it() -> None:
-    """Rule: events of erased users, and of aliases of them, are left out; an alias's events are those of the user it is."""
-    people = People(frozenset({hash64("gone")}), {hash64("anon"): hash64("gone"), hash64("phone"): hash64("anna")})
-    events, dropped = collected(click(1, "gone"), click(2, "anon"), click(3, "phone"), click(4, "anna"), people=people)
-    assert events.users.tolist() == [hash64("anna")] * 2
-    assert dropped.silent_user == 2
+    """Rule: events of users who are not to be personalised, and of aliases of them, are left out; of an erased one those until the erasure.
+    An alias's events are those of the user it is.
+    """
+    alias = {hash64("anon"): hash64("quiet"), hash64("phone"): hash64("anna")}
+    people = People(frozenset({hash64("quiet")}), alias, {hash64("anna"): START + 4 * HOUR})
+    events, dropped = collected(click(1, "quiet"), click(2, "anon"), click(3, "phone"), click(4, "anna"), click(5, "phone"), people=people)
+    assert events.users.tolist() == [hash64("anna")]
+    assert events.items.tolist() == [5]
+    assert dropped.silent_user == 4
 
 
 def test_aliases_in_a_circle_end() -> None:
