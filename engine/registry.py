@@ -178,6 +178,17 @@ class Registry:
                     copy.replace(place)
         return place
 
+    def remove(self, generation_id: str) -> None:
+        """Remove a generation: its manifest first, so that it is none from then on, whatever happens.
+
+        Raises:
+            ArtefactError: there is no such generation, or the store does not answer.
+        """
+        self.manifest(generation_id)
+        with _Store("remove", self._path(generation_id)):
+            self._store.rm_file(self._path(generation_id, NAME))
+            self._store.rm(self._path(generation_id), recursive=True)
+
     def read_mark(self, name: str) -> bytes | None:
         """Read a small object beside the generations; None where there is none.
 

@@ -90,6 +90,20 @@ def rollback_generation(
     print(f"announced {manifest.id}" + (", held until one is activated by hand" if hold else ""))
 
 
+@app.command("prune")
+def prune_generations(
+    context: typer.Context,
+    keep: Annotated[int, typer.Option(min=1, help="the newest so many stay, beside the active one and its parent")] = 5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+    broker: Broker = None,
+) -> None:
+    """Remove old generations from the registry: each takes as much as the encoder twice, and the vectors."""
+    from streams.generations import Board
+
+    for gone in Board(settings_of(context, broker)).prune(keep, dry=dry_run):
+        print(f"{'would remove' if dry_run else 'removed'} {gone}")
+
+
 def _newest(registry: Any) -> str:
     from engine.errors import ArtefactError
 

@@ -165,6 +165,26 @@ class Board:
         )
         return manifest
 
+    def prune(self, keep: int, *, dry: bool = False) -> list[str]:
+        """Remove generations from registry and topic, but for the newest `keep`, the active one and its parent; gives what was removed.
+
+        The newest always stays: ids go on from it. `dry`: only say what would be.
+
+        Raises:
+            ArtefactError: nothing is active, so that nobody knows what is still wanted; or the registry does not answer.
+            BrokerError: the topic can't be read, or written.
+        """
+        active = self.active()
+        if active is None:
+            raise ArtefactError("nothing_active", "no active generation", "one that says what is wanted", "activate one first")
+        ids = self.registry.ids()
+        wanted = {active.id, self.registry.manifest(active.id).parent, *ids[-max(1, keep) :]}
+        gone = [one for one in ids if one not in wanted]
+        for one in [] if dry else gone:
+            self._publish([(one.encode(), None)])
+            self.registry.remove(one)
+        return gone
+
     def _check(self, manifest: Manifest, active: Active | None) -> None:
         if _passed(manifest) or (active is not None and manifest.id in self._lineage(active.id)):
             return
@@ -191,7 +211,7 @@ class Board:
     def _say(self, manifest: Manifest, active: Active) -> None:
         self._publish([(manifest.id.encode(), encode_manifest(manifest)), (ACTIVE, msgspec.json.encode(active))])
 
-    def _publish(self, records: Sequence[tuple[bytes, bytes]]) -> None:
+    def _publish(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
         producer = Producer({**self._config, "acks": "all", "enable.idempotence": True, "partitioner": "murmur2_random"})
         failed: list[str] = []
 

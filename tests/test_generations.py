@@ -140,6 +140,30 @@ def test_an_active_one_that_the_registry_has_lost(world: Installation) -> None:
     assert say(board, again).id == again
 
 
+def test_prune(world: Installation) -> None:
+    """Rule: the newest, the active one and its parent stay; the others go from registry and topic, and their ids are not used again."""
+    board = Board(world.settings)
+    with pytest.raises(ArtefactError) as caught:
+        board.prune(1)
+    assert caught.value.code == "nothing_active"
+    one = publish(world)
+    two = publish(world, parent=one, gate=PASSED)
+    refused = publish(world, parent=two, gate=REFUSED)
+    three = publish(world, parent=two, gate=PASSED)
+    newest = publish(world, parent=three, gate=REFUSED)
+    for manifest in map(board.registry.manifest, (one, two, refused, three, newest)):
+        board.announce(manifest)
+    say(board, one)
+    say(board, three)
+    assert board.prune(1, dry=True) == [one, refused]
+    assert len(board.registry.ids()) == 5
+    assert board.prune(1) == [one, refused]
+    assert board.registry.ids() == [two, three, newest]
+    assert set(board.read().manifests) == {two, three, newest}
+    assert not (world.folder / "registry" / one).exists()
+    assert publish(world) == "g-000006"
+
+
 def test_records_that_are_no_manifests(world: Installation) -> None:
     """Rule: what can't be read on the topic hides nothing else."""
     board = Board(world.settings)
