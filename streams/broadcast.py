@@ -124,10 +124,11 @@ class Broadcast:
 
     def _next(self) -> list[Message]:
         """What came; `consume` alone waits until it has all it may give, or its time is over."""
-        if not self._at_once:
-            return list(self._consumer.consume(MOST, POLL_S))
-        first = self._consumer.poll(POLL_S)
-        return [] if first is None else [first, *self._consumer.consume(MOST - 1, 0)]
+        if self._at_once:
+            first = self._consumer.poll(POLL_S)
+            return [] if first is None else [first, *self._consumer.consume(MOST - 1, 0)]
+        found: list[Message] = self._consumer.consume(MOST, POLL_S)
+        return found
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
