@@ -39,22 +39,24 @@ def main() -> int:
         return 1
     with stage(EVENTS, print) as (url, outside):
         outside.send("u1", json.dumps(BAD).encode())  # a dead letter to be shown
-        with _others(url):
+        spared: set[str] = set()
+        with _others(url, spared):
             print(f"waiting {LIVE_S:g} s for the panel to fill")
             time.sleep(LIVE_S)
             for name, width, height, scale, query in SIZES:
                 with browser.chromium(width, height, scale=scale) as driver:
-                    picture(driver, url, query, DOCS / name)
+                    picture(driver, url, query, DOCS / name, spared)
                 print(f"docs/{name}")
     return 0
 
 
-def picture(driver: webdriver.Chrome, url: str, query: str, file: Path) -> None:
-    """Open the page, click on an item, search, and take the whole page."""
+def picture(driver: webdriver.Chrome, url: str, query: str, file: Path, spared: set[str]) -> None:
+    """Open the page, click on an item, search, and take the whole page. `spared`: gets the user, whom nobody else is to click for."""
     wait = WebDriverWait(driver, WAIT_S, 0.05)
     driver.get(url)
     wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#items .item")[2:])
     wait.until(lambda d: "live" in d.find_element(By.ID, "pulse").text)
+    spared.add(driver.find_element(By.ID, "user").get_property("value"))
     for place in (2, 1):  # the first click pays for what is cold
         driver.find_elements(By.CSS_SELECTOR, "#items .item")[place].click()
         time.sleep(1.0)
@@ -65,13 +67,14 @@ def picture(driver: webdriver.Chrome, url: str, query: str, file: Path) -> None:
     ActionChains(driver).move_to_element(driver.find_element(By.ID, "pulse")).perform()  # no row is under the pointer
     driver.execute_script("document.activeElement.blur()")
     time.sleep(2.2)  # a turn of the panel
+    wait.until(lambda d: d.execute_script("return document.getAnimations().length") == 0)
     taken = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
     file.write_bytes(base64.b64decode(taken["data"]))
 
 
 @contextmanager
-def _others(url: str) -> Iterator[None]:
-    """Other users, who click on an item of their lists now and then."""
+def _others(url: str, spared: set[str]) -> Iterator[None]:
+    """Other users than those, who click on an item of their lists now and then."""
     stopping = threading.Event()
 
     def click() -> None:
@@ -79,6 +82,8 @@ def _others(url: str) -> Iterator[None]:
         while not stopping.wait(1 / PER_S):
             number += 1
             user = _get(f"{url}/v1/users?limit=60")["users"][number * 7 % 60]
+            if user["user_id"] in spared:
+                continue
             listed = _get(f"{url}/v1/users/{user['user_id']}/lists/home")["items"]
             event = {"event_id": f"other-{number}", "type": "click", "user_id": user["user_id"], "item_id": listed[number % 3]["item_id"]}
             body = json.dumps({**event, "timestamp": user["last"]["timestamp"] + 1000}).encode()

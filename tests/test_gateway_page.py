@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,18 @@ pytestmark = [
 TOKEN = "the page's own token"
 WAIT_S = 30
 ITEM = "#items .item"
+HURRY = """
+const usual = window.fetch;
+window.fetch = async (path, options) => {
+  if (path === "/v1/status") await new Promise((done) => setTimeout(done, 1000));
+  return usual(path, options);
+};
+new MutationObserver((_, own) => {
+  const first = document.querySelector("#items .item");
+  if (first) { own.disconnect(); first.click(); }
+}).observe(document, { childList: true, subtree: true });
+"""
+"""Clicks on the first item that appears; the status comes a second late."""
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +202,26 @@ def test_token(world: Installation, chrome: webdriver.Chrome) -> None:
         before = page.names()
         page.driver.find_element(By.CSS_SELECTOR, ITEM).click()
         page.wait.until(lambda _: before[0] not in page.names())
+
+
+def test_a_recorded_clock_goes_on(embedded: str, chrome: webdriver.Chrome, tmp_path: Path) -> None:
+    """Rule: where the stream is a recorded one, a click is of its time, also one made before the page knows of anything else."""
+    past, day = 1_577_836_800_000, 86_400_000
+    with Installation(embedded, "recorded.", tmp_path) as world:
+        for item in catalogue():
+            world.put(world.names.items, item["item_id"], item)
+        world.flush()
+        world.start()
+        world.event("r1", "rita", "i1", timestamp=past + 60 * day)
+        world.list_after("r1", user="rita")
+        with GatewayProcess(world) as gateway:
+            gateway.until("GET", "/v1/users/rita/history", lambda a: bool(a.json["events"]))
+            page = Page(chrome, f"http://127.0.0.1:{gateway.port}/")
+            source = {"source": HURRY}
+            script = chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
+            try:
+                page.open("rita")
+            finally:
+                chrome.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+            sent = world.tail(world.names.events).first(lambda r: r.value is not None and b'"event_id":"page-' in r.value).json
+            assert 0 <= sent["timestamp"] - (past + 60 * day) < day

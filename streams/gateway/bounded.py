@@ -35,6 +35,10 @@ class Bounded(Generic[V]):
     def __reversed__(self) -> Iterator[str]:
         return reversed(self._entries)
 
+    def values(self) -> Iterator[V]:
+        """The entries, the one used longest ago first."""
+        return (value for value, _ in self._entries.values())
+
     def peek(self, name: str) -> V | None:
         """An entry, without counting it as used."""
         found = self._entries.get(name)

@@ -65,7 +65,7 @@ class Items:
     def search(self, query: str, count: int) -> list[Brief]:
         """Items that have all words of the query in title, creator or categories; those whose title begins with it first.
 
-        Every item is looked at: 0.1 µs each.
+        Every item is looked at: 0.2 µs each.
         """
         words = fold(query).split()
         whole = " ".join(words)
@@ -74,9 +74,11 @@ class Items:
             starts = all(f" {word}" in f" {entry.title}" for word in words)
             return not entry.title.startswith(whole), not starts, len(entry.title), entry.brief.item_id
 
-        entries = (self.held.peek(item_id) for item_id in self.held)
-        found = (entry for entry in entries if entry is not None and all(word in entry.text for word in words))
-        return [entry.brief for entry in heapq.nsmallest(count, found, key=order)] if words else []
+        if not words:
+            return []
+        rare, *others = sorted(words, key=len, reverse=True)  # the longest word leaves the fewest items for the others
+        found = (entry for entry in self.held.values() if rare in entry.text and all(word in entry.text for word in others))
+        return [entry.brief for entry in heapq.nsmallest(count, found, key=order)]
 
     def briefs(self, item_ids: list[str]) -> list[Brief]:
         """Of these items those that are held."""

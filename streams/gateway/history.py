@@ -15,7 +15,7 @@ ERASED = 100_000
 
 
 class Did(NamedTuple):
-    """An event, as far as it is shown; some 300 bytes. `at` is event time in ms."""
+    """An event, as far as it is shown; some 600 bytes. `at` is event time in ms."""
 
     event_id: str
     type: str

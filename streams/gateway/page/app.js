@@ -14,6 +14,7 @@ let user = null, shown = null, watching = null, history_rows = [];
 let arrived = []; // lists with the time they came, to be matched with what was sent
 let waiting = null; // {began, place, told}: a choice whose list has not come yet
 let answering = true; // whether Kafka did, when the status was read last
+let clock_read = Promise.resolve();
 let clock = { at: Date.now(), stream_time: 0, read: performance.now() };
 
 // Now, as events have it. Where a recorded history is replayed, its clock goes on: by ours, all of it would be years old.
@@ -92,9 +93,10 @@ function settle() {
 }
 
 async function act(type, item, position = null, list_id = shown?.list_id) {
+  const mine = (waiting = { began: performance.now(), place: null });
+  await clock_read; // a choice made before the first status would move a recorded stream to our own time
   const event = { event_id: `page-${crypto.randomUUID?.() ?? Math.random().toString(36).slice(2)}`, type, user_id: user, item_id: item, timestamp: now() };
   if (list_id && position !== null) Object.assign(event, { list_id, position });
-  const mine = (waiting = { began: performance.now(), place: null });
   history_rows = [{ ...event, title: title(item) }, ...history_rows];
   show_history();
   try {
@@ -228,7 +230,7 @@ async function start() {
   at("users").replaceChildren(...users.map(({ user_id, events }) => make("option", { value: user_id }, `${events} events`)));
   const wanted = new URLSearchParams(location.search).get("user");
   const fitting = users.find(({ events }) => events >= 4 && events <= 40) ?? users[0];
-  status();
+  clock_read = status();
   await choose(wanted ?? fitting?.user_id ?? "guest-1");
 }
 
