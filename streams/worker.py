@@ -345,12 +345,13 @@ def main(settings: Settings, *, accept_new_logs: bool = False, lists: bool = Tru
         StateError: a backfill is under way.
     """
     configure(settings.log_level, settings.log_format)
-    with Group(settings) as group:
-        if group.protocol() == BACKFILL:
-            remedy = "start workers when it is done; if it was killed, run it again, or wait for its session to end"
-            raise StateError("backfill_under_way", f"a backfill in the group {group.name}", "workers only", remedy, retryable=True)
 
     async def run() -> int:
-        return await Worker(settings, accept_new_logs=accept_new_logs, lists=lists).run()
+        worker = Worker(settings, accept_new_logs=accept_new_logs, lists=lists)  # which looks at topics and rights first
+        with Group(settings) as group:
+            if group.protocol() == BACKFILL:
+                remedy = "start workers when it is done; if it was killed, run it again, or wait for its session to end"
+                raise StateError("backfill_under_way", f"a backfill in the group {group.name}", "workers only", remedy, retryable=True)
+        return await worker.run()
 
     return asyncio.run(run())
