@@ -66,7 +66,7 @@ def _measure(
     if "backfill" in wanted and name == "kafka":  # the embedded broker keeps 5 MB of a partition
         _say(f"backfill of {data.name}, {len(data.rows):,} events, {name}")
         report["backfill"] = backfill(bootstrap, registry, generation.id, data, activate, _say)
-    if not {"freshness", "throughput"} & set(wanted):
+    if not {"freshness", "throughput", "swap", "gateway"} & set(wanted):
         return
     items = [row.item_id for row in data.rows]  # with repetition: as often as they were bought
     subject = Subject(bootstrap, registry)
