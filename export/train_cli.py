@@ -16,6 +16,8 @@ from export.feed import Feed
 from export.gate import LIST, TEXT, UNUSED
 from export.progress import Lines, Stages, bars
 
+OWN = "cycle"
+"""Folder inside the one that is given, which a cycle removes when it ends: the given one may hold other things."""
 KINDS = {
     TEXT: "lists from text alone",
     TEXT + UNUSED: "  of these, new items",
@@ -38,16 +40,17 @@ def main(
     Raises:
         HeadwaterError: the cycle failed; what it had done is kept.
     """
+    own = work / OWN
     console = Console(stderr=True, highlight=False)
     store = Registry(registry, registry_cache)
     feed, bulletin = source
     if console.is_terminal:
         with bars(console) as shown:
             stages = Stages(shown)
-            outcome = Cycle(store, feed, bulletin(store), plan, work, stages).run()
+            outcome = Cycle(store, feed, bulletin(store), plan, own, stages).run()
             stages.finish()
     else:
-        outcome = Cycle(store, feed, bulletin(store), plan, work, Lines(sys.stderr)).run()
+        outcome = Cycle(store, feed, bulletin(store), plan, own, Lines(sys.stderr)).run()
     tell(outcome, console)
     if report is not None:
         report.write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")
