@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 import msgspec
@@ -118,3 +119,31 @@ class TopicError(HeadwaterError):
 
 class BrokerError(HeadwaterError):
     """The broker cannot be reached or refused what was asked; often worth trying again."""
+
+
+_NO_ROOM = ("disk_full", "room on the disk", "make room there, or name another folder (`headwater config` shows them), and run it again")
+_NOT_ALLOWED = ("not_writable", "a place that this user may write to", "give it to this user, or name another one (`headwater config`)")
+_TAKEN = ("address_taken", "a port that nobody listens on", "see who does (`ss -ltnp`), or set another port (`headwater config`)")
+_OF_SYSTEM = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EROFS: _NOT_ALLOWED,
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.EADDRINUSE: _TAKEN,
+}
+
+
+def of_system(error: OSError) -> HeadwaterError | None:
+    """What the machine refuses, as one of ours; None for what only a defect explains.
+
+    >>> error = of_system(PermissionError(errno.EACCES, "Permission denied", "registry/g-000002"))
+    >>> error.code, error.found, error.expected
+    ('not_writable', 'Permission denied: registry/g-000002', 'a place that this user may write to')
+    """
+    known = _OF_SYSTEM.get(error.errno or 0)
+    if known is None:
+        return None
+    code, expected, remedy = known
+    place = f": {error.filename}" if error.filename else ""
+    return HeadwaterError(code, f"{error.strerror}{place}", expected, remedy)

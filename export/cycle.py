@@ -168,12 +168,10 @@ class Cycle:
             parent = Generation.open(self.registry.fetch(parent_id))
             journal = self._journal(parent)
             items = self.feed.items()
-            if not items:
-                raise ArtefactError("no_items", "an empty catalogue", "items to encode", "send items first")
             events = self._timed("read", lambda: self._read(journal, parent, items))  # 2
             span = journal.span or Span([], [])
             if len(events) < self.plan.fewest:
-                why = f"{len(events)} events to learn from since {parent_id}, {self.plan.fewest} needed"
+                why = f"{len(events)} events to learn from since {parent_id}, {self.plan.fewest} needed{_left_out(journal.dropped)}"
                 self._forget()
                 return self._outcome(None, why, parent_id, events)
             key = _hash(journal.key, span)
@@ -348,6 +346,25 @@ class Cycle:
 
 def _plain(tuned: Tuned) -> Mapping[str, Any]:
     return {"steps": tuned.steps, "texts": tuned.texts, "parameters": tuned.learned, "losses": tuned.losses, "seconds": tuned.seconds}
+
+
+def _left_out(dropped: Dropped | None) -> str:
+    """How many events that were read are not learned from, and why; "" without any.
+
+    >>> _left_out(Dropped(unknown_item=3, robot=1))
+    '; left out: 3 of an item that is not in the catalogue, 1 of a robot'
+    """
+    told = {
+        "unreadable": "unreadable",
+        "without_interest": "of a type without weight",
+        "unknown_item": "of an item that is not in the catalogue",
+        "silent_user": "of a user who is erased or wants no lists",
+        "duplicate": "doubled",
+        "robot": "of a robot",
+    }
+    counted = msgspec.to_builtins(dropped or Dropped())
+    parts = ", ".join(f"{counted[name]} {words}" for name, words in told.items() if counted[name])
+    return f"; left out: {parts}" if parts else ""
 
 
 def _hash(*parts: Any) -> str:

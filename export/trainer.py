@@ -245,7 +245,10 @@ def serve(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
             return [b"ok\n"]
         return metrics(environ, start)
 
-    server = make_server(host, port, answer, handler_class=_Quiet)
+    try:
+        server = make_server(host, port, answer, handler_class=_Quiet)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
     threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
     try:
         yield

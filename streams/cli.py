@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from engine.errors import BadSettings, HeadwaterError, Problem
+from engine.errors import BadSettings, HeadwaterError, Problem, of_system
 from streams import cli_gateway, cli_generations, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
@@ -197,6 +197,12 @@ def main() -> None:
         sys.exit(2)
     except HeadwaterError as error:
         print(error, file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        known = of_system(error)
+        if known is None:
+            raise
+        print(known, file=sys.stderr)
         sys.exit(1)
 
 

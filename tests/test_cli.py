@@ -51,6 +51,17 @@ def test_wrong_arguments_are_explained() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="wants a device that is always full")
+def test_a_full_disk_is_explained() -> None:
+    """Rule: what the machine refuses is said like any other error, with what to do about it."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "streams.cli", "config", "--markdown"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("disk_full: found No space left on device, expected room on the disk (")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.broker
 def test_replay_makes_no_topics_by_accident(embedded: str) -> None:
     """Rule: on the embedded broker replay needs no preparation, and says what it sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +265,13 @@ def test_two_at_once_publish_one(world: World) -> None:
     assert world.cycle(watch=watch).active
     assert busy == ["trainer_busy"]
     assert world.registry.ids() == ["g-000001", "g-000002"]
+
+
+def test_events_of_no_known_item(world: World) -> None:
+    """Rule: where the catalogue is empty nothing is trained, and the outcome says where all the events went."""
+    outcome = world.cycle(feed=Recorded(replace(DATA, items=())))
+    assert outcome.published is None
+    assert f"0 events to learn from since g-000001, 100 needed; left out: {EVENTS} of an item that is not in" in outcome.why
 
 
 def test_nothing_is_active(world: World) -> None:

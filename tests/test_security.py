@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from confluent_kafka import Consumer
 from engine.registry import Registry
 from streams import rights
 from streams.outside import Outside
-from streams.processes import Children, free_port
+from streams.processes import Child, Children, free_port
 from streams.settings import load
 from streams.topics import Names
 from tests.secured_broker import PROTOCOLS, Right, SecuredBroker
@@ -37,19 +39,27 @@ class Process(NamedTuple):
         arguments: of `headwater`.
         without_rights: the error's code where its user has none.
         port: for one that stays until it is told to stop, the setting of the port that its /readyz is on.
+        shows: what /readyz has once it has done with its rights what it does all the time.
     """
 
     arguments: tuple[str, ...]
     without_rights: str
     port: str = ""
+    shows: str = ""
 
 
 PROCESSES = {
     "topics": Process(("topics", "create"), "topic_authorization_failed"),
     "activate": Process(("generations", "activate"), "not_read"),
     "replay": Process(("replay", "ifdb-played", "--to", "2008-01-01", "--no-items"), "missing_topic"),
+    "train": Process(("train",), "missing_topic"),
+    "backfill": Process(("backfill",), "group_unknown"),
     "worker": Process(("worker",), "missing_topic", port="HEADWATER_WEB_PORT"),
+    "trainer": Process(("trainer",), "missing_topic", port="HEADWATER_TRAINER_PORT", shows='trainer_info{active="g-000001"}'),
+    "gateway": Process(("gateway",), "", port="HEADWATER_GATEWAY_PORT"),
 }
+WAITING = "gateway"
+"""It does not end when Kafka takes it not, since it may later: /readyz and its log say why."""
 ENDING = [name for name, process in PROCESSES.items() if not process.port]
 STAYING = [name for name, process in PROCESSES.items() if process.port]
 REFUSALS = {"password": "authentication", "authority": "tls", "protocol": "transport", "rights": ""}
@@ -60,8 +70,8 @@ PASSWORD = "its-own-secret"
 def rights_of(process: str) -> list[Right]:
     """The rows of the table in docs/security.md."""
     found: list[Right] = []
-    for name, operations, place in re.findall(r"^\| (\w+) \| ([\w, ]+) \| (.+) \|$", TABLE, re.MULTILINE):
-        if name == process:
+    for processes, operations, place in re.findall(r"^\| ([\w, ]+) \| ([\w, ]+) \| (.+) \|$", TABLE, re.MULTILINE):
+        if process in processes.split(", "):
             kind = place.split()[0].removesuffix("s").lower()
             names = ["kafka-cluster"] if kind == "cluster" else re.findall(r"`([^`]+)`", place)
             words = [re.sub(r"(?<!^)([A-Z])", r"_\1", word) for word in operations.split(", ")]
@@ -103,8 +113,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         for name in (*PROCESSES, "reader"):
             broker.allow(name, rights_of(name))
         made = Secured(broker, environ, folder)
-        done = headwater(("topics", "create"), made.of("topics"))
-        assert done.returncode == 0, done.stderr
+        for process in ("topics", "activate"):
+            done = headwater(PROCESSES[process].arguments, made.of(process))
+            assert done.returncode == 0, done.stderr
         yield made
 
 
@@ -142,22 +153,78 @@ def test_processes_become_ready_with_their_rights(secured: Secured, process: str
     log = secured.folder / f"{process}.log"
     with Children() as children:
         child = children.start(process, PROCESSES[process].arguments, environ, log)
-        late = time.monotonic() + 120
-        while not _is_ready(port):
-            child.check()
-            assert time.monotonic() < late, log.read_text()[-4000:]
-            time.sleep(0.2)
+        _until_ready(child, process, port, log)
         child.stop()
         assert child.process.returncode == 0, log.read_text()[-4000:]
     assert "uthorization" not in log.read_text()
 
 
-def _is_ready(port: int) -> bool:
+def _until_ready(child: Child, process: str, port: int, log: Path) -> None:
+    late = time.monotonic() + 120
+    while (said := _ask(port, "/readyz")) is None or PROCESSES[process].shows not in said.decode():
+        child.check()
+        assert time.monotonic() < late, log.read_text()[-4000:]
+        time.sleep(0.2)
+
+
+def test_the_gateway_writes_with_its_rights(secured: Secured) -> None:
+    """Rule: the gateway with the rights of the table hands on what it is given, and knows how far the workers are."""
+    environ, port = secured.own("gateway", secured.of("gateway"))
+    log = secured.folder / "gateway-writes.log"
+    with Children() as children:
+        child = children.start("gateway", ("gateway",), environ, log)
+        _until_ready(child, "gateway", port, log)
+        event = {"event_id": "g1", "type": "click", "user_id": "u1", "item_id": "i1", "timestamp": round(time.time() * 1000)}
+        rule = {"rule_id": "r1", "action": "block", "match": {"item_ids": ["i2"]}}
+        for method, path, body in (
+            ("POST", "/v1/events", event),
+            ("PUT", "/v1/items/i1", {"item_id": "i1", "title": "one"}),
+            ("PUT", "/v1/rules/r1", rule),
+        ):
+            assert _ask(port, path, method, body) is not None, log.read_text()[-4000:]
+        status = json.loads(_ask(port, "/v1/status") or b"{}")
+        assert status["kafka"] == {"ok": True, "error": ""}
+        assert {one["topic"] for one in status["lag"]} == {"events", "requests", "users", "_pairs"}
+    assert "uthorization" not in log.read_text()
+
+
+@pytest.mark.parametrize("wrong", ["password", "authority", "rights"])
+def test_the_gateway_says_why_it_waits(secured: Secured, wrong: str) -> None:
+    """Rule: a gateway that Kafka does not take is alive and not ready, and says why where it is asked and in its log."""
+    environ, port = secured.own("gateway", refused(secured, "gateway", wrong))
+    log = secured.folder / f"gateway-{wrong}.log"
+    expected = REFUSALS[wrong] or "missing_topic"
+    with Children() as children:
+        child = children.start("gateway", ("gateway",), environ, log)
+        late = time.monotonic() + 60
+        while expected not in _why_not(port):
+            child.check()
+            assert time.monotonic() < late, (_why_not(port), log.read_text()[-4000:])
+            time.sleep(0.2)
+        assert _ask(port, "/healthz") == b"ok\n"
+    assert "gateway_waits" in log.read_text()
+    assert PASSWORD not in log.read_text()
+
+
+def _why_not(port: int) -> str:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-            return True
+            return ""
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
     except OSError:
-        return False
+        return ""
+
+
+def _ask(port: int, path: str, method: str = "GET", body: object = None) -> bytes | None:
+    """What a process of ours answers; None where it answers with an error or not at all."""
+    data, kind = (None, {}) if body is None else (json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, kind, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own
+            return bytes(answer.read())
+    except OSError:
+        return None
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -210,20 +277,11 @@ def _next(reader: Consumer) -> str:
 @pytest.mark.parametrize(
     "process, wrong",
     # a wrong protocol is waited for until the time is over, 15 s: one command stands for all, which ask for topics in the same way
-    [(process, wrong) for process in PROCESSES for wrong in REFUSALS if wrong != "protocol" or process == "topics"],
+    [(process, wrong) for process in PROCESSES if process != WAITING for wrong in REFUSALS if wrong != "protocol" or process == "topics"],
 )
 def test_a_refusal_is_said(secured: Secured, process: str, wrong: str) -> None:
     """Rule: wrong password, unknown authority, wrong protocol and missing rights end each command, in time, with what to do about it."""
-    environ, _ = secured.own(process, secured.of(process))
-    match wrong:
-        case "password":
-            environ |= {"HEADWATER_PASSWORD": "guessed"}
-        case "authority":
-            environ |= {"HEADWATER_CA_FILE": str(secured.broker.stranger.file)}
-        case "protocol":
-            environ |= {"HEADWATER_SECURITY_PROTOCOL": "PLAINTEXT"}
-        case "rights":
-            environ |= secured.broker.environ("SASL_SSL", "nobody")
+    environ, _ = secured.own(process, refused(secured, process, wrong))
     done = headwater(PROCESSES[process].arguments, environ)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -231,6 +289,20 @@ def test_a_refusal_is_said(secured: Secured, process: str, wrong: str) -> None:
     assert said.startswith(f"{REFUSALS[wrong] or PROCESSES[process].without_rights}: found "), done.stderr
     assert PASSWORD not in done.stderr
     assert "guessed" not in done.stderr
+
+
+def refused(secured: Secured, process: str, wrong: str) -> dict[str, str]:
+    """The environment of a process that something is wrong with."""
+    environ = secured.of(process)
+    match wrong:
+        case "password":
+            return environ | {"HEADWATER_PASSWORD": "guessed"}
+        case "authority":
+            return environ | {"HEADWATER_CA_FILE": str(secured.broker.stranger.file)}
+        case "protocol":
+            return environ | {"HEADWATER_SECURITY_PROTOCOL": "PLAINTEXT"}
+        case _:
+            return environ | secured.broker.environ("SASL_SSL", "nobody")
 
 
 def test_a_worker_names_every_right_that_is_missing(secured: Secured) -> None:
