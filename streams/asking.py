@@ -11,9 +11,9 @@ from engine.errors import BadRecord
 from engine.lists import Trigger
 from engine.partition import hash64, partition_of
 from engine.user import Position, UserState, user_key
-from streams.batch import Batch
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
+from streams.lane import Batch
 from streams.listmaker import Answer, ListMaker, Owed, Query
 from streams.logs import logger
 from streams.metrics import Metrics

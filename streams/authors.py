@@ -18,8 +18,8 @@ from engine.errors import ArtefactError, BadRecord, Problem
 from engine.manifest import decode_manifest
 from engine.partition import partition_of
 from engine.records import Item
-from streams.batch import Batch
 from streams.deadletters import DeadLetters
+from streams.lane import Batch
 from streams.listmaker import Query
 from streams.logs import logger
 from streams.metrics import Metrics

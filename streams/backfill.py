@@ -34,8 +34,9 @@ from engine.catalogue import DAY_MS
 from engine.errors import BrokerError, StateError
 from engine.lists import Trigger
 from engine.user import Position, UserState
-from streams.batch import Batch, BatchConsumer, Positions
+from streams.consumer import BatchConsumer, Positions
 from streams.group import BACKFILL, Group
+from streams.lane import Batch
 from streams.listmaker import Owed, Standing
 from streams.logs import configure, logger
 from streams.replay import instant

@@ -24,9 +24,9 @@ from engine.partition import hash64, item_key, partition_of
 from engine.records import Event
 from engine.user import Change, Limits, Position, UserState, Verdict, user_key
 from streams import surfaces
-from streams.batch import Batch
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
+from streams.lane import Batch
 from streams.listmaker import Lesson, ListMaker, Owed, Standing
 from streams.metrics import Metrics
 from streams.origins import ALIAS, MERGED, MOST_BYTES, ORIGIN, Headers, headers_of, origin_of, read_origin, through, went_through

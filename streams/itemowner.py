@@ -19,9 +19,9 @@ from engine.item import Changes, ItemState
 from engine.model import Model
 from engine.pairs import Decay, PairBatch, rank_weights
 from engine.stats import Counts, NeighbourList, counts_of
-from streams.batch import Batch
 from streams.engine_thread import EngineThread
 from streams.epochs import Epochs
+from streams.lane import Batch
 from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.table import CheckpointTable, NotOwnedError

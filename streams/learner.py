@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.errors import StateError
 from engine.ranker import Example, Ranker, pack_ranker, unpack_ranker
-from streams.batch import Batch
+from streams.lane import Batch
 from streams.logs import logger
 from streams.outbox import Outbox
 from streams.table import CheckpointTable, NotOwnedError

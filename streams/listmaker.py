@@ -23,8 +23,8 @@ from engine.partition import item_key
 from engine.ranker import Example
 from engine.records import Request
 from engine.user import Position, UserState, user_key
-from streams.batch import Batch
 from streams.engine_thread import EngineThread
+from streams.lane import Batch
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox

@@ -16,9 +16,9 @@ from engine.records import TIME_MIN_MS, User
 from engine.timestamps import ms_rfc3339
 from engine.user import Interaction, Position, UserState, user_key
 from streams import surfaces
-from streams.batch import Batch
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
+from streams.lane import Batch
 from streams.listmaker import ListMaker, Owed, Standing
 from streams.metrics import Metrics
 from streams.origins import AT, MERGED, ORIGIN, headers_of, origin_of, read_origin, through

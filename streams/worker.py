@@ -25,8 +25,9 @@ from engine.user import Limits, UserState, decode_user, encode_user
 from streams import rights, security, topics
 from streams.asking import Asking
 from streams.authors import Authors
-from streams.batch import BATCH_SIZE, FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BackfillAssignor, BatchApp, BatchConsumer, Precedence, serve_app
+from streams.batch import BATCH_SIZE, FETCH_WAIT_MS, MOCK_FETCH_WAIT_MS, BatchApp, serve_app
 from streams.broadcast import Broadcast
+from streams.consumer import BackfillAssignor, BatchConsumer, Precedence
 from streams.deadletters import DeadLetters
 from streams.engine_thread import EngineThread
 from streams.epochs import Epochs

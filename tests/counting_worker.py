@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from streams.batch import Batch, BatchApp, run_app
+from streams.batch import BatchApp, run_app
+from streams.lane import Batch
 from streams.outbox import Outbox
 
 

@@ -13,7 +13,9 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch import QUIET_LOGGERS, Batch, BatchApp, BatchConsumer, Lane, OrderError, Positions, Precedence, _round_robin
+from streams.batch import QUIET_LOGGERS, BatchApp
+from streams.consumer import BatchConsumer, Positions, Precedence, _round_robin
+from streams.lane import Batch, Lane, OrderError
 from streams.outbox import Outbox
 
 

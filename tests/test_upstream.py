@@ -26,7 +26,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
 
-from streams.batch import BackfillAssignor, BatchConsumer, BatchSchema, BatchTransport, FetchThread, HeadlessBoot
+from streams.batch import BatchSchema, HeadlessBoot
+from streams.consumer import BackfillAssignor, BatchConsumer, BatchTransport, FetchThread
 from streams.table import OFFSET_KEY, CheckpointTable
 
 PINNED: list[tuple[type, str, str, str]] = [
