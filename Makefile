@@ -43,6 +43,7 @@ bench: install ## freshness, throughput, encoding, sizes: about twenty minutes (
 cycle: install ## what one training cycle gives on the data sets that come along: about half an hour
 	PYTHONPATH=. $(BIN)/python -m bench.cycle ifdb-played
 	PYTHONPATH=. $(BIN)/python -m bench.cycle online-retail
+	PYTHONPATH=. $(BIN)/python -m bench.cycle online-retail --share 1 --most 50000 --cycle-only
 
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played

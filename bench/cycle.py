@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--share", type=float, default=0.5, help="first share of the stream that the cycle learns from")
     parser.add_argument("--most", type=int, help="so many of these events, the first")
     parser.add_argument("--cases", type=int, default=CASES, help="cases per table, about")
+    parser.add_argument("--cycle-only", action="store_true", help="time, memory and verdict; not the lists on what comes after")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(arguments)
     folder = folder_of(options.dataset)
@@ -57,12 +58,14 @@ def _figures(folder: Path, scratch: Path, options: argparse.Namespace) -> dict[s
     outcome = json.loads(report.read_text())
     print(f"cycle: {outcome['events']} events in {sum_of(outcome):.0f} s, {outcome['peak_bytes'] / 1e6:.0f} MB at most")
     print(f"gate: {'passed' if outcome['active'] else outcome['why']}", flush=True)
+    found: dict[str, Any] = {"cycle": outcome, "tables": {}}
+    if options.cycle_only:
+        return found
     data = read(folder)
     rows = in_order(data.rows)
     last = rows[: int(len(rows) * options.share)][: options.most][-1].time
     opened = [Generation.open(Registry(str(registry)).fetch(i)) for i in (outcome["parent"], outcome["published"])]
     vectors = [catalogue_vectors(one, data.items, scratch / "vectors", threads=os.cpu_count() or 1) for one in opened]
-    found: dict[str, Any] = {"cycle": outcome, "tables": {}}
     for table in TABLES:
         users, text, served = [], [], []
         for one in vectors:
