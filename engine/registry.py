@@ -158,7 +158,7 @@ class Registry:
         if self._local:
             return Path(self._path(generation_id))
         # Two registries may each have a g-000001: the sums tell them apart.
-        place = self._cache / f"{generation_id}-{_fingerprint(manifest)}"
+        place = self._cache / f"{generation_id}-{fingerprint(manifest)}"
         if _whole(place, manifest):
             return place
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -298,7 +298,8 @@ def number_of(generation_id: str) -> int:
     return int(generation_id.removeprefix("g-"))
 
 
-def _fingerprint(manifest: Manifest) -> str:
+def fingerprint(manifest: Manifest) -> str:
+    """What tells a generation from another one of the same id in another registry: twelve hex digits over names and sums of its files."""
     return hashlib.blake2b(repr(sorted(manifest.files.items())).encode(), digest_size=6).hexdigest()
 
 

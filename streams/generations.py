@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from engine.active import ACTIVE, Active, read_active
 from engine.errors import ArtefactError, BadRecord, BrokerError
 from engine.manifest import Manifest, decode_manifest, encode_manifest
-from engine.registry import Registry
+from engine.registry import Registry, fingerprint
 from streams import security
 from streams.logs import logger
 from streams.settings import Settings
@@ -97,10 +97,13 @@ class Board:
 
         Raises:
             BrokerError: the topic can't be read.
-            ArtefactError: the registry does not answer.
+            ArtefactError: the registry does not answer, or has another generation of this id (`other_registry`).
         """
         active = self.read().active
-        return active if active is not None and active.id in self.registry.ids() else None
+        if active is None or active.id not in self.registry.ids():
+            return None
+        active.check(fingerprint(self.registry.manifest(active.id)), self.registry.url)
+        return active
 
     def announce(self, manifest: Manifest) -> None:
         """Say that a generation is published.
@@ -144,7 +147,7 @@ class Board:
                 raise ArtefactError("on_hold", found, "no hold", f"`headwater generations activate {wanted}` when you want it")
         if not force:
             self._check(manifest, active)
-        self._say(manifest, Active(manifest.id, 1.0, by, at_ms, reason, forced=force and not _passed(manifest)))
+        self._say(manifest, Active(manifest.id, 1.0, by, at_ms, reason, force and not _passed(manifest), files=fingerprint(manifest)))
         return manifest
 
     def rollback(self, *, by: str, reason: str, at_ms: int, hold: bool) -> Manifest:
@@ -160,9 +163,8 @@ class Board:
             found = "nothing is active" if active is None else f"{active.id} has no parent"
             raise ArtefactError("no_parent", found, "a generation to go back to", "name one with `headwater generations activate ID`")
         manifest = self.registry.manifest(parent)
-        self._say(
-            manifest, Active(parent, 1.0, by, at_ms, reason or f"rolled back from {active.id}", forced=not _passed(manifest), hold=hold)
-        )
+        reason = reason or f"rolled back from {active.id}"
+        self._say(manifest, Active(parent, 1.0, by, at_ms, reason, not _passed(manifest), hold, fingerprint(manifest)))
         return manifest
 
     def prune(self, keep: int, *, dry: bool = False) -> list[str]:

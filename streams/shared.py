@@ -24,7 +24,7 @@ from engine.model import Model, prepare
 from engine.partition import item_key
 from engine.ranker import Ranker, unpack_ranker
 from engine.records import Item, Rule
-from engine.registry import Registry
+from engine.registry import Registry, fingerprint
 from engine.rules import compile_rules
 from engine.space import Floats
 from engine.text import item_text, text_hash
@@ -194,6 +194,7 @@ class Shared:
 
     def _load(self, wanted: Active) -> tuple[Loaded, NDArray[np.uint64]]:
         generation = Generation.open(self._registry.fetch(wanted.id))
+        wanted.check(fingerprint(generation.manifest), self._registry.url)
         gate = generation.manifest.gate
         if gate is not None and not gate.passed and not wanted.forced:
             found = f"{wanted.id} was refused: {'; '.join(gate.reasons)}"
