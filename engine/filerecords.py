@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.columns import EVENTS, Columns, Kind, columns_of
+from engine.columns import EVENTS, READ, REMEDIES, Columns, Kind, columns_of, meaning
 from engine.decode import decode_event, decode_item
 from engine.document import MAX_RECORD_BYTES
 from engine.errors import BadRecord, Problem
@@ -81,8 +81,12 @@ class Recipe:
                 document = None  # the record's own check says what is wrong
         value = line.raw
         if isinstance(document, dict):
-            changed = self._complete(document) if columns is None else self._complete(document) or True
-            value = msgspec.json.encode(document) if changed else value
+            try:
+                changed = self._complete(document, cells=columns is not None)
+                value = msgspec.json.encode(document) if changed else value
+            except UnicodeEncodeError:
+                said = Problem("row", "not_unicode", "half of a surrogate pair", "whole characters", "mend what wrote the file")
+                return FileRecord(line.number, b"", b"", None, (said,))
         found = document.get(self.kind.id) if isinstance(document, dict) else None
         try:
             key = found.encode() if isinstance(found, str) else b"?"  # then the check of the id says what is wrong
@@ -93,18 +97,21 @@ class Recipe:
                 return FileRecord(line.number, key, value, decode_event(value, key, types=self.known, max_bytes=self.max_bytes))
             return FileRecord(line.number, key, value, decode_item(value, key, max_bytes=self.max_bytes))
         except BadRecord as error:
-            problems = tuple(one for one in error.problems if one.code != "key_mismatch" or key != b"?")
+            problems = tuple(_of_file(one) for one in error.problems if one.code != "key_mismatch" or key != b"?")
             return FileRecord(line.number, key, value, None, problems)
 
-    def _complete(self, document: dict[str, Any]) -> bool:
-        """Give fields their contract's names, an event its type and its id; whether anything changed.
+    def _complete(self, document: dict[str, Any], *, cells: bool) -> bool:
+        """Give fields the contract's names, texts that are no cells their meaning, an event its type and id; whether anything changed.
 
         An id is a hash of what the row says: the same row loaded again is the same event, and so are two rows that say the same.
         """
-        changed = False
+        changed = cells
         for own, name in self.own.items():
             if own in document and name not in document:
                 document[name], changed = document.pop(own), True
+        for name in () if cells else READ & document.keys():
+            if isinstance(text := document[name], str) and (read := meaning(name, text.strip())) != text:
+                document[name], changed = read, True
         if self.kind is not EVENTS:
             return changed
         kind = document.get("type")
@@ -116,3 +123,12 @@ class Recipe:
             written = msgspec.json.encode(document, order="sorted")
             document["event_id"], changed = "row:" + blake2b(written, digest_size=16).hexdigest(), True
         return changed
+
+
+def _of_file(problem: Problem) -> Problem:
+    """The same with what to do in a file: the record's own remedy is for programs that send records."""
+    remedy = REMEDIES.get(problem.field, problem.remedy) if problem.code in ("wrong_type", "bad_time") else problem.remedy
+    if (problem.field, problem.code) == ("type", "unknown"):
+        own = problem.found.strip('"')
+        remedy = f"rename it with --type {own}=TYPE; {remedy}, here and where workers run"
+    return msgspec.structs.replace(problem, remedy=remedy)

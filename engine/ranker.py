@@ -50,8 +50,15 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
     generation: str = ""
 
     def matrix(self) -> Floats:
-        """(1 + negatives, F + 1) float32."""
-        return np.frombuffer(self.features, "<f4").reshape(-1, len(NAMES) + 1)
+        """(1 + negatives, F + 1) float32.
+
+        Raises:
+            ValueError: it has other features, no rows, or a situation that there is not.
+        """
+        rows = np.frombuffer(self.features, "<f4").reshape(-1, len(NAMES) + 1)
+        if not len(rows) or not 0 <= self.situation < SITUATIONS:
+            raise ValueError(f"{len(rows)} rows of situation {self.situation}; there are {SITUATIONS}")
+        return rows
 
 
 @dataclass
@@ -123,7 +130,11 @@ def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
         raise StateError(
             "ranker_format", f"format {state.format} with {state.names}", f"format {FORMAT} with {NAMES}", "let the ranker learn anew"
         )
-    common, own, common_squares, own_squares = (np.frombuffer(part).copy() for part in state.arrays)
+    parts = [np.frombuffer(part) if len(part) % 8 == 0 else np.zeros(0) for part in state.arrays]
+    lengths = [len(part) for part in parts]
+    if lengths != 2 * [len(NAMES), SITUATIONS * len(NAMES)]:
+        raise StateError("state_damaged", f"arrays of {lengths}", f"{len(NAMES)} weights", "let the ranker learn anew")
+    common, own, common_squares, own_squares = (part.copy() for part in parts)
     ranker = Ranker(
         common, own.reshape(SITUATIONS, -1), common_squares, own_squares.reshape(SITUATIONS, -1), state.version, state.generation
     )

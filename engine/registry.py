@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ CLAIM = "claim-"
 """Start of the name of the empty file by which a publisher claims an id."""
 TRIES = 20
 """Claims a publisher makes before it gives up: with ten of them at once about three are needed."""
+CACHED = 8
+"""Copies of an object store's generations on a host, of all registries: the active one, its parent, and some that were tried."""
 _LOCAL = ("file", "local")
 
 
@@ -160,6 +163,7 @@ class Registry:
         # Two registries may each have a g-000001: the sums tell them apart.
         place = self._cache / f"{generation_id}-{fingerprint(manifest)}"
         if _whole(place, manifest):
+            os.utime(place)
             return place
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{generation_id}-", dir=self._cache) as scratch:
@@ -176,7 +180,14 @@ class Registry:
                 if not _whole(place, manifest):
                     place.replace(Path(scratch) / "damaged")
                     copy.replace(place)
+        self._tidy()
         return place
+
+    def _tidy(self) -> None:
+        """Remove copies beyond `CACHED`, those used longest ago first; one that is mapped lives on until it is let go."""
+        copies = sorted(self._cache.glob("g-*-*"), key=lambda one: one.stat().st_mtime, reverse=True)
+        for one in copies[CACHED:]:
+            shutil.rmtree(one, ignore_errors=True)
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: its manifest first, so that it is none from then on, whatever happens.
@@ -188,6 +199,20 @@ class Registry:
         with _Store("remove", self._path(generation_id)):
             self._store.rm_file(self._path(generation_id, NAME))
             self._store.rm(self._path(generation_id), recursive=True)
+
+    def remove_unfinished(self, before: str) -> list[str]:
+        """Remove what publishers and removers that died have left: folders without a manifest, of ids below `before`; gives the ids.
+
+        Ids rise, so a publisher at work has one that is higher than those of old.
+
+        Raises:
+            ArtefactError: the store does not answer.
+        """
+        with _Store("remove", self.url):
+            left = sorted({one for one in self._folders() if number_of(one) < number_of(before)} - set(self.ids()))
+            for one in left:
+                self._store.rm(self._path(one), recursive=True)
+        return left
 
     def read_mark(self, name: str) -> bytes | None:
         """Read a small object beside the generations; None where there is none.

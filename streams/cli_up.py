@@ -11,7 +11,7 @@ from streams.arguments import Broker, late, settings_of
 
 
 def up(context: typer.Context) -> None:
-    """Start a broker in memory and a worker for trying things out with your own data; all is gone at the end."""
+    """Start a broker in memory and a worker for trying things out with your own data; events, state and lists are gone at the end."""
     late("streams.up").main(os.environ, context.obj, lambda text: print(text, flush=True))
 
 
@@ -22,11 +22,11 @@ def lists(
     wait: Annotated[float, typer.Option(help="seconds to wait for the first list", min=0)] = 10.0,
     broker: Broker = None,
 ) -> None:
-    """Print the standing list of a user, with the strongest reason for each item."""
+    """Print the standing list of a user, with the two strongest reasons for each item."""
     settings = settings_of(context, broker)
     found = late("streams.standing").standing(settings, user, surface, wait)
     if found is None:
-        print(f"no list for {user} on {surface}")
+        print(f"no list for {user} on {surface}: one comes with the user's first event; the gateway makes one for anybody who asks")
         raise typer.Exit(1)
     trigger = found["trigger"]
     made_after = f"{trigger['kind']} {trigger.get('event_id', '')}".rstrip()

@@ -77,7 +77,8 @@ def main(*, keep: bool, report: Path) -> int:
         HeadwaterError: something went wrong; all processes were stopped.
     """
     out, log = words.console(), WORK / "worker.log"
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     try:
         with ExitStack() as stack:
             _run(stack, out, log, report, keep=keep)

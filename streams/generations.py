@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from engine.active import ACTIVE, Active, read_active
 from engine.errors import ArtefactError, BadRecord, BrokerError
 from engine.manifest import Manifest, decode_manifest, encode_manifest
-from engine.registry import Registry, fingerprint
+from engine.registry import Registry, fingerprint, number_of
 from streams import security
 from streams.logs import logger
 from streams.settings import Settings
@@ -32,10 +32,17 @@ log = logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the topic says now: the active generation, None before the first; and the announced manifests by id."""
+    """What the topic says: which generations were made active in turn, as far as compaction left them (None: none any more); and the
+    announced manifests by id.
+    """
 
-    active: Active | None = None
+    actives: tuple[Active | None, ...] = ()
     manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    @property
+    def active(self) -> Active | None:
+        """The one that is active now, None before the first."""
+        return self.actives[-1] if self.actives else None
 
 
 class Board:
@@ -68,7 +75,7 @@ class Board:
             raise _unread(f"{self._topic}: {metadata.error.str()}")
         left = set(metadata.partitions)
         consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in left])
-        active: Active | None = None
+        said: list[Active | None] = []
         manifests: dict[str, Manifest] = {}
         until = monotonic() + TIMEOUT_S
         while left:
@@ -80,30 +87,30 @@ class Board:
                     continue  # any other is told again, until the time is up
                 key, value = message.key() or b"", message.value()
                 try:
-                    if value is None:
+                    if key == ACTIVE:
+                        said.append(None if value is None else read_active(value))
+                    elif value is None:
                         manifests.pop(key.decode(), None)
-                    elif key == ACTIVE:
-                        active = read_active(value)
                     else:
                         manifests[key.decode()] = decode_manifest(value, f"{self._topic}[{message.partition()}]@{message.offset()}")
                 except (BadRecord, ArtefactError, UnicodeDecodeError) as problem:
                     log.warning("generation_record_passed_over", offset=message.offset(), reason=str(problem)[:300])
             if left and monotonic() > until:
                 raise _unread(f"{self._topic}: not read to its end within {TIMEOUT_S:g} s")
-        return Said(active, manifests)
+        return Said(tuple(said), manifests)
 
     def active(self) -> Active | None:
-        """Which generation is active; None also for one that the registry has lost: nobody can serve it, or train from it.
+        """Which generation is active; None also for one that the registry has lost, or has another one of its id in the place of: nobody
+        can serve it from there, or train from it.
 
         Raises:
             BrokerError: the topic can't be read.
-            ArtefactError: the registry does not answer, or has another generation of this id (`other_registry`).
+            ArtefactError: the registry does not answer.
         """
         active = self.read().active
         if active is None or active.id not in self.registry.ids():
             return None
-        active.check(fingerprint(self.registry.manifest(active.id)), self.registry.url)
-        return active
+        return active if active.files in ("", fingerprint(self.registry.manifest(active.id))) else None
 
     def announce(self, manifest: Manifest) -> None:
         """Say that a generation is published.
@@ -147,8 +154,31 @@ class Board:
                 raise ArtefactError("on_hold", found, "no hold", f"`headwater generations activate {wanted}` when you want it")
         if not force:
             self._check(manifest, active)
-        self._say(manifest, Active(manifest.id, 1.0, by, at_ms, reason, force and not _passed(manifest), files=fingerprint(manifest)))
+        own = Active(manifest.id, 1.0, by, at_ms, reason, force and not _passed(manifest), files=fingerprint(manifest))
+        self._say(manifest, own)
+        if expect is not None:
+            self._give_way(own, active)
         return manifest
+
+    def _give_way(self, own: Active, expected: Active | None) -> None:
+        """Say again what a person said between our look at the topic and our own record: theirs counts.
+
+        Raises:
+            ArtefactError: it was so.
+            BrokerError: as of `activate`.
+        """
+        actives = self.read().actives
+        at = max((n for n, one in enumerate(actives) if one == own), default=0)
+        theirs = actives[at - 1] if at else expected
+        if theirs == expected or theirs is None:
+            return
+        self._publish([(ACTIVE, msgspec.json.encode(theirs))])
+        raise ArtefactError(
+            "superseded",
+            f"{theirs.id} was activated meanwhile by {theirs.by or 'somebody'}",
+            own.id,
+            f"`headwater generations activate {own.id}`",
+        )
 
     def rollback(self, *, by: str, reason: str, at_ms: int, hold: bool) -> Manifest:
         """Make the parent of the active generation serve again; with `hold` no trainer puts another in its place.
@@ -170,7 +200,7 @@ class Board:
     def prune(self, keep: int, *, dry: bool = False) -> list[str]:
         """Remove generations from registry and topic, but for the newest `keep`, the active one and its parent; gives what was removed.
 
-        The newest always stays: ids go on from it. `dry`: only say what would be.
+        The newest always stays: ids go on from it. What died in publishing before them goes too. `dry`: only say what would be.
 
         Raises:
             ArtefactError: nothing is active, so that nobody knows what is still wanted; or the registry does not answer.
@@ -180,12 +210,17 @@ class Board:
         if active is None:
             raise ArtefactError("nothing_active", "no active generation", "one that says what is wanted", "activate one first")
         ids = self.registry.ids()
-        wanted = {active.id, self.registry.manifest(active.id).parent, *ids[-max(1, keep) :]}
+        wanted = {one for one in (active.id, self.registry.manifest(active.id).parent, *ids[-max(1, keep) :]) if one}
         gone = [one for one in ids if one not in wanted]
-        for one in [] if dry else gone:
+        if dry:
+            return gone
+        for one in gone:
             self._publish([(one.encode(), None)])
             self.registry.remove(one)
-        return gone
+        left = self.registry.remove_unfinished(min(wanted, key=number_of))
+        for one in left:
+            self._publish([(one.encode(), None)])
+        return sorted([*gone, *left], key=number_of)
 
     def _check(self, manifest: Manifest, active: Active | None) -> None:
         if _passed(manifest) or (active is not None and manifest.id in self._lineage(active.id)):

@@ -14,14 +14,16 @@ from typing import Any
 
 import msgspec
 
+from engine.errors import StateError
 from engine.hashtable import PairTable
 from engine.item import Changes, ItemState
 from engine.model import Model
-from engine.pairs import Decay, PairBatch, rank_weights
+from engine.pairs import REPORT, Decay, PairBatch, rank_weights, read
 from engine.stats import Counts, NeighbourList, counts_of
 from streams.engine_thread import EngineThread
 from streams.epochs import Epochs
 from streams.lane import Batch
+from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.table import CheckpointTable, NotOwnedError
@@ -38,6 +40,8 @@ ROWS = 64
 """Rows changed before others have their turn: 0.3 ms."""
 LAST_S = 2.0
 """How long deltas are still applied once reading has stopped: 500 records of 500 deltas may take longer than a rebalance waits, 5 s."""
+
+log = logger(__name__)
 
 
 def row_key(item: int) -> bytes:
@@ -83,8 +87,8 @@ class ItemOwner:
             return
         partition, rows = batch.partition, self._items.rows(batch.partition)
         self._epochs.check(rows, "_pairs")
-        for values in groups([record.value for record in batch.records]):
-            found = [self._decode(value) for value in values]
+        for values in groups([record.value or b"" for record in batch.records]):
+            found = [one for value in values if (one := self._read(value, partition)) is not None]
             changes = Changes(found, self._steps, self._decay, owner=partition, owners=self._n)
             for n, item in enumerate(changes.items):
                 used, paired = changes.apply(item, rows.edit(row_key(item)))
@@ -100,6 +104,16 @@ class ItemOwner:
             if self._given_up(batch):
                 return
         batch.done()
+
+    def _read(self, value: bytes, partition: int) -> PairBatch | None:
+        """The deltas of a record; one that no worker wrote is passed over, or none would ever come further."""
+        try:
+            found = self._decode(value)
+            read(found)
+        except (msgspec.DecodeError, UnicodeDecodeError, StateError) as error:
+            log.error("pairs_passed_over", partition=partition, reason=str(error)[:200], remedy=REPORT)  # noqa: TRY400 - the reason says all
+            return None
+        return found
 
     def _given_up(self, batch: Batch) -> bool:
         """Whether the batch comes again: it is lost, or reading has stopped, for a rebalance or the end, and it takes too long."""

@@ -101,9 +101,9 @@ class Learner:
     def _learn(self, record: Any) -> bool:
         """Learn one example; whether anything changed."""
         try:
-            example = self._decode(record.value)
+            example = self._decode(record.value or b"")
             features = example.matrix()
-        except (msgspec.DecodeError, ValueError) as error:  # of a release with other features
+        except (msgspec.DecodeError, ValueError) as error:  # of a release with other features, or none of ours
             log.warning("example_passed_over", offset=record.offset, reason=str(error)[:200])
             return False
         source = f"{example.source}/{example.partition}"

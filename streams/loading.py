@@ -58,9 +58,7 @@ def opened(path: str, stdin: IO[bytes] | None = None) -> Iterator[tuple[IO[bytes
         DatasetError: it cannot be read.
     """
     if path == STDIN:
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-            shutil.copyfileobj(stdin or sys.stdin.buffer, spool)
-            spool.seek(0)
+        with _spooled(stdin or sys.stdin.buffer) as spool:
             yield spool, "standard input"
         return
     try:
@@ -68,7 +66,19 @@ def opened(path: str, stdin: IO[bytes] | None = None) -> Iterator[tuple[IO[bytes
     except OSError as error:
         raise DatasetError("no_file", f"{path}: {error.strerror}", "a CSV, TSV or JSON-lines file", "correct the path") from error
     with file:
-        yield file, Path(path).name
+        if file.seekable():
+            yield file, Path(path).name
+        else:  # a pipe, as of <(…)
+            with _spooled(file) as spool:
+                yield spool, Path(path).name
+
+
+@contextmanager
+def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        shutil.copyfileobj(stream, spool)
+        spool.seek(0)
+        yield spool
 
 
 def check(stream: IO[bytes], name: str, recipe: Recipe, most: int) -> Checked:

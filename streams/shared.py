@@ -38,6 +38,8 @@ SLICE = 32
 """Broadcast records applied before lists may be made again: some 20 µs each."""
 RETRY_S = 5.0
 """Between two tries to fetch a generation from a registry that does not answer."""
+AWAY = frozenset({"no_generation", "registry_failed"})
+"""Also what a folder says that is not mounted: it looks like one in which nothing was published."""
 MANY_PLACES = 20_000
 """Items that get their places in the catalogue in one go: at 1 µs for one that is new 20 ms at most, once in the life of a worker."""
 
@@ -114,7 +116,7 @@ class Shared:
         If the registry does not answer, `run` tries again after a while.
         """
         wanted = self._wanted
-        if wanted is None or wanted.id == self._model.generation or wanted.id in self.refused:
+        if wanted is None or self._serves(wanted) or wanted.id in self.refused:
             return
         began = perf_counter()
         log.info("generation_announced", generation=wanted.id, serving=self._model.generation, by=wanted.by, reason=wanted.reason)
@@ -123,7 +125,7 @@ class Shared:
             log.info("generation_proven", generation=wanted.id)
             await self._swap(loaded, keys)
         except (HeadwaterError, OSError) as error:
-            again = error.retryable if isinstance(error, HeadwaterError) else True
+            again = error.retryable or error.code in AWAY if isinstance(error, HeadwaterError) else True
             if again:
                 log.warning("generation_not_fetched", generation=wanted.id, serving=self._model.generation, reason=str(error))
                 asyncio.get_running_loop().call_later(RETRY_S, self._turn.set)
@@ -140,6 +142,11 @@ class Shared:
         self._metrics.generation.labels(wanted.id).set(1)
         self._metrics.swap.set(perf_counter() - began)
         log.info("generation_active", generation=wanted.id, items=len(loaded.hashes), provider=loaded.encoder.provider)
+
+    def _serves(self, wanted: Active) -> bool:
+        if self.loaded is None or wanted.id != self._model.generation:
+            return False
+        return wanted.files in ("", fingerprint(self.loaded.generation.manifest))
 
     async def _swap(self, loaded: Loaded, keys: NDArray[np.uint64]) -> None:
         generation, catalogue = loaded.generation, self._model.catalogue

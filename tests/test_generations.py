@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -157,7 +157,10 @@ def test_prune(world: Installation) -> None:
     say(board, three)
     assert board.prune(1, dry=True) == [one, refused]
     assert len(board.registry.ids()) == 5
+    left = world.folder / "registry" / one
+    (left / NAME).unlink()  # as a remover leaves it that died half-way, or a publisher
     assert board.prune(1) == [one, refused]
+    assert not left.exists()
     assert board.registry.ids() == [two, three, newest]
     assert set(board.read().manifests) == {two, three, newest}
     assert not (world.folder / "registry" / one).exists()
@@ -318,6 +321,69 @@ def test_bad_generations_are_refused(world: Installation) -> None:
     better = publish(world, seed=7, parent=good, gate=PASSED)
     say(board, better)
     until_serving(worker, better)
+    worker.stop()
+
+
+def test_a_generation_of_another_registry(world: Installation) -> None:
+    """Rule: a generation of the same id in another registry is not served in the place of the one that was activated."""
+    one = publish(world)
+    say(Board(world.settings), one)
+    worker = world.start()
+    until_serving(worker, one)
+    elsewhere = Board(world.settings.model_copy(update={"registry": str(world.folder / "elsewhere")}))
+    draft = tiny_bert.write_generation(world.folder / "other-draft", seed=6)
+    assert elsewhere.registry.publish(draft).id == one
+    assert elsewhere.active() is None, "what serves is not in this registry"
+    say(elsewhere, one)
+    until = time.monotonic() + 20
+    while "other_registry" not in worker.log():
+        assert time.monotonic() < until, worker.log()[-3_000:]
+        time.sleep(0.05)
+    worker.stop()
+
+
+def test_a_persons_word_counts(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: a rollback that comes between a trainer's last look and its record stands in the end, hold included."""
+    board = Board(world.settings)
+    one = publish(world)
+    two, three = publish(world, parent=one, gate=PASSED), publish(world, parent=one, gate=PASSED)
+    say(board, one)
+    say(board, two)
+    trainer = Board(world.settings)
+    publish_records = trainer._publish  # noqa: SLF001 - the moment between look and record
+
+    def late(records: Sequence[tuple[bytes, bytes | None]]) -> None:
+        monkeypatch.setattr(trainer, "_publish", publish_records)
+        board.rollback(by="a person", reason="it is worse", at_ms=NOW_MS, hold=True)
+        publish_records(records)
+
+    monkeypatch.setattr(trainer, "_publish", late)
+    with pytest.raises(ArtefactError) as caught:
+        say(trainer, three, expect=two)
+    assert caught.value.code == "superseded"
+    active = board.active()
+    assert active is not None
+    assert (active.id, active.hold, active.by) == (one, True, "a person")
+    world.put(world.names.generations, "active", None)
+    world.flush()
+    assert board.active() is None, "said by somebody who knows what a null means"
+
+
+def test_a_registry_folder_that_is_not_mounted(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: a folder that is away looks like an empty registry, and is asked again too."""
+    monkeypatch.setattr("tests.worker_process.START_S", 90.0)
+    board, folder = Board(world.settings), world.folder / "registry"
+    one, two = publish(world), publish(world, seed=6, gate=PASSED)
+    say(board, one)
+    worker = world.start()
+    folder.rename(folder.with_name("away"))
+    world.send(world.names.generations, "active", {"id": two, "share": 1.0, "by": "test", "at": NOW_MS, "reason": ""})
+    until = time.monotonic() + 20
+    while "generation_not_fetched" not in worker.log():
+        assert time.monotonic() < until, worker.log()[-3_000:]
+        time.sleep(0.1)
+    folder.with_name("away").rename(folder)
+    until_serving(worker, two)
     worker.stop()
 
 

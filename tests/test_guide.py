@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import HeadwaterError
+from streams import up
 from streams.processes import free_port
+from streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
@@ -29,22 +34,23 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streams.cli "$@"\n', encoding="utf-8")
     command.chmod(0o755)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    ports = free_port(), free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
     environ |= {
         "PATH": f"{command.parent}:{environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
-        "HEADWATER_WEB_PORT": str(free_port()),  # the default ones may be taken on this machine
-        "HEADWATER_GATEWAY_PORT": str(free_port()),
+        "HEADWATER_WEB_PORT": str(ports[0]),  # the default ones may be taken on this machine
+        "HEADWATER_GATEWAY_PORT": str(ports[1]),
     }
     start, *rest = BLOCKS
     assert start == "headwater up\n"
     with (tmp_path / "up.log").open("wb") as log:
-        up = subprocess.Popen(["headwater", "up"], cwd=tmp_path, env=environ, stdout=log, stderr=log)
+        running = subprocess.Popen(["headwater", "up"], cwd=tmp_path, env=environ, stdout=log, stderr=log)
     try:
         until = time.monotonic() + READY_S
         while "In another terminal" not in (said := (tmp_path / "up.log").read_text(encoding="utf-8")):
-            assert up.poll() is None, said
+            assert running.poll() is None, said
             assert time.monotonic() < until, said
             time.sleep(0.2)
         with urllib.request.urlopen(f"http://127.0.0.1:{environ['HEADWATER_GATEWAY_PORT']}/") as page:
@@ -65,10 +71,37 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
         assert len(tops[0]) == len(tops[1]) == 10
         assert tops[0][:5] != tops[1][:5]
         assert {"bowl", "scoop"} & set(tops[1][:5]), tops
+        assert "similar_" in ann
+        assert "often_together" in after
         generation = re.findall(r"^announced (g-\S+)", exported, re.MULTILINE)[0]
         assert f"generation {generation}" in again
         assert "similar_text" in again
+        sent = subprocess.run([sys.executable, "var/up/produce.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        assert sent.returncode == 0, sent.stderr
+        config = (tmp_path / "var" / "up" / "headwater.toml").read_text(encoding="utf-8")
+        second = subprocess.run(["headwater", "up"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert (second.returncode, second.stderr.partition(":")[0]) == (1, "already_up"), "a second one does not touch the first"
+        assert (tmp_path / "var" / "up" / "headwater.toml").read_text(encoding="utf-8") == config
+        assert f'registry = "{tmp_path}/var/registry"' in config, "the same place for commands that are run elsewhere"
     finally:
-        up.terminate()
-        assert up.wait(30) == 0
+        running.send_signal(signal.SIGHUP)  # the terminal is closed
+        assert running.wait(30) == 0
     assert not (tmp_path / "var" / "up" / "headwater.toml").exists()
+    assert not _listens(ports[0])
+    assert not _listens(ports[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_up_on_a_port_that_is_taken() -> None:
+    """Rule: what listens on a port of ours is not taken for a worker of ours; the error says which setting moves it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(HeadwaterError) as caught:
+            up.free(Settings(web_port=free_port(), gateway_port=port))
+    assert caught.value.code == "address_taken"
+    assert f"127.0.0.1:{port}" in caught.value.found
+    assert "HEADWATER_GATEWAY_PORT" in caught.value.remedy

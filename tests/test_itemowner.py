@@ -66,3 +66,13 @@ def test_what_is_given_up_counts_once_when_it_comes_again(monkeypatch: pytest.Mo
     asyncio.run(run())
     assert world.rows[row_key(1)].count == 80
     assert world.acknowledged == [0, 40]
+
+
+def test_a_record_that_no_worker_wrote_stops_nobody() -> None:
+    """Rule: what is no batch of deltas is passed over, a null included, and those around it count."""
+    world = World(reading=True)
+    batch = world.batch(0, 3)
+    torn = msgspec.msgpack.encode(msgspec.structs.replace(written("events", 1, 0, packed([Delta(9, NOW_MS, 1, (2,))])), items=b"123"))
+    batch.records[1:1] = [SimpleNamespace(value=value) for value in (None, b"\xff\xff", b"", torn)]
+    asyncio.run(world.owner.handle(batch))
+    assert (world.rows[row_key(1)].count, world.acknowledged) == (3, [0])

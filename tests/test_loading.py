@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.columns import EVENTS, ITEMS
 from engine.decode import decode_event, decode_item
 from engine.errors import BadSettings, DatasetError
 from engine.filerecords import FileRecord, Recipe
+from engine.records import Item
 from engine.tablefile import MOST_BYTES, open_table
 from streams import loading
 from tests.worker_process import Installation
@@ -235,7 +237,10 @@ def test_loaded_rows_stand_on_their_topics(embedded: str, prefix: str, tmp_path:
         listed = headwater("lists", "u0", stdin=b"", **world.environ)
         assert listed.stdout.decode().splitlines()[1].split()[:2] == ["1", "i2"], listed.stderr
         none = headwater("lists", "nobody", "--wait", "0", stdin=b"", **world.environ)
-        assert (none.returncode, none.stdout) == (1, b"no list for nobody on home\n")
+        assert (none.returncode, none.stdout) == (
+            1,
+            b"no list for nobody on home: one comes with the user's first event; the gateway makes one for anybody who asks\n",
+        )
         for record in world.tail(world.names.events).to_end():
             assert decode_event(record.value, record.key).type == "click"
 
@@ -247,3 +252,40 @@ def test_a_spooled_standard_input_is_read_twice() -> None:
         found = loading.check(stream, name, Recipe(ITEMS), 5)
         assert found.good == 100_000
         assert sum(1 for _ in Recipe(ITEMS).records(open_table(stream, name))) == 100_000
+
+
+def test_remedies_are_those_of_a_file() -> None:
+    """Rule: what can't be read in a cell is said with what to write there, not with what a program would send."""
+    (item,) = rows('id,title,price,available,published_at\ni1,Tea,"34,90",ja,yesterday\n', Recipe(ITEMS), "i.csv")
+    said = {one.field: one.remedy for one in item.problems}
+    assert "34.90" in said["price"]
+    assert "yes or no" in said["available"]
+    assert "2024-05-01" in said["published_at"]
+    (event,) = rows("user,item,time,type\nu1,i1,2024-05-01,gesehen\n", Recipe(EVENTS), "e.csv")
+    assert "--type gesehen=TYPE" in event.problems[0].remedy
+
+
+def test_json_lines_may_say_what_cells_say() -> None:
+    """Rule: dates, lists and numbers that a table may have as text are understood in JSON lines too."""
+    text = '{"item_id":"i1","title":"Tea","published_at":"2020-10-01","categories":"green; black","price":"3.5","available":"no"}\n'
+    (one,) = rows(text, Recipe(ITEMS), "i.jsonl")
+    assert isinstance(one.record, Item), one.problems
+    assert (one.record.categories, one.record.price, one.record.available) == (("green", "black"), 3.5, False)
+
+
+def test_what_no_number_holds() -> None:
+    """Rule: a number without end, and half a character, are problems of their row and of no other."""
+    found = rows('id,title,price,attributes\ni1,Tea,1e999,\ni2,Tea,1,"{""a"":""\\ud800""}"\ni3,Tea,1,\n', Recipe(ITEMS), "i.csv")
+    assert [[(p.field, p.code) for p in one.problems] for one in found] == [[("price", "wrong_type")], [("row", "not_unicode")], []]
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """Rule: a file that can be read only once, as of <(…), is loaded like any other."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(b"id,title\ni1,Tea\n"))
+    writer.start()
+    with loading.opened(str(pipe)) as (stream, name):
+        found = loading.check(stream, name, Recipe(ITEMS), 5)
+    writer.join()
+    assert (found.rows, found.good) == (1, 1)

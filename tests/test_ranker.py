@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from engine.errors import StateError
 from engine.features import NAMES, SITUATIONS
 from engine.learning import FIRST, learns_from
-from engine.ranker import Ranker, RankerState, pack_ranker, unpack_ranker
+from engine.ranker import Example, Ranker, RankerState, pack_ranker, unpack_ranker
 
 F = len(NAMES)
 anything = arrays(np.float32, (5, F + 1), elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
@@ -82,3 +82,20 @@ def test_what_is_learned_from_is_a_rule_of_the_event(key: int, events: int) -> N
     assert learns_from(key, events) == learns_from(key, events)
     if events < 2 * FIRST:
         assert learns_from(key, events)
+
+
+def test_an_example_that_fits_no_ranker() -> None:
+    """Rule: an example without rows, or of a situation that there is not, says so instead of being learned."""
+    row = np.zeros((1, F + 1), "<f4").tobytes()
+    for situation, features in ((SITUATIONS, row), (-1, row), (0, b"")):
+        with pytest.raises(ValueError, match="situation"):
+            Example("events", 1, 0, 0, situation, features).matrix()
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    """Rule: arrays that are too short, or no whole numbers of bytes, are damaged state."""
+    state = msgspec.msgpack.decode(pack_ranker(Ranker(), {}), type=RankerState)
+    for common in (state.arrays[0][:8], state.arrays[0][:5], b""):
+        with pytest.raises(StateError) as caught:
+            unpack_ranker(msgspec.msgpack.encode(msgspec.structs.replace(state, arrays=(common, *state.arrays[1:]))))
+        assert caught.value.code == "state_damaged"

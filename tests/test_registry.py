@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -225,3 +226,14 @@ def test_foreign_folders_are_ignored(draft: Path, tmp_path: Path) -> None:
     assert registry.publish(draft).id == "g-000001"
     assert registry.ids() == ["g-000001"]
     assert (tmp_path / "registry" / "g-000001" / NAME).exists()
+
+
+def test_old_copies_go(draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: a host keeps the copies that were used last, and no more than it says."""
+    monkeypatch.setattr("engine.registry.CACHED", 2)
+    registry = Registry(f"memory://registry-{uuid.uuid4().hex}", tmp_path / "cache")
+    ids = [registry.publish(draft).id for _ in range(3)]
+    for n, one in enumerate((ids[0], ids[1], ids[0])):
+        os.utime(registry.fetch(one), (n, n))
+    registry.fetch(ids[2])
+    assert sorted(path.name[:8] for path in (tmp_path / "cache").iterdir()) == [ids[0], ids[2]]
