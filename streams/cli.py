@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +30,17 @@ app.add_typer(events_app, name="events")
 app.command("gateway")(cli_gateway.gateway)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(version("headwater"))
+        raise typer.Exit
+
+
 @app.callback()
 def headwater(
-    context: typer.Context, config: Annotated[Path | None, typer.Option(help="TOML file of settings; else HEADWATER_CONFIG")] = None
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; else HEADWATER_CONFIG")] = None,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
 ) -> None:
     """Streaming personalization: events in on Kafka, each user's next list out."""
     context.obj = config

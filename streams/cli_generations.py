@@ -34,6 +34,8 @@ def list_generations(context: typer.Context, broker: Broker = None) -> None:
             f"{mark} {manifest.id}  {manifest.serving}  {manifest.items} items  {manifest.dims} dimensions  "
             f"parent {manifest.parent or 'none'}  {gate}"
         )
+    if not board.registry.ids():
+        print(f"nothing in {board.registry.url}: `headwater export` makes a generation")
     if active is not None:
         held = ", held: no trainer puts another in its place" if active.hold else ""
         print(f"{active.id} serves, said by {active.by or 'nobody'}: {active.reason or 'no reason given'}{held}")
@@ -100,8 +102,11 @@ def prune_generations(
     """Remove old generations from the registry: each takes as much as the encoder twice, and the vectors."""
     from streams.generations import Board
 
-    for gone in Board(settings_of(context, broker)).prune(keep, dry=dry_run):
+    removed = Board(settings_of(context, broker)).prune(keep, dry=dry_run)
+    for gone in removed:
         print(f"{'would remove' if dry_run else 'removed'} {gone}")
+    if not removed:
+        print("nothing to remove")
 
 
 def _newest(registry: Any) -> str:

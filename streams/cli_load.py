@@ -87,6 +87,10 @@ def _fields(own: list[str] | None, fields: Collection[str]) -> dict[str, str]:
 def _load(settings: Settings, recipe: Recipe, path: str, *, strict: bool, dry_run: bool, named: int) -> None:
     loading = late("streams.loading")
     kind = recipe.kind.name
+
+    def counted(count: int) -> str:
+        return f"{count:,} {kind if count != 1 else kind.removesuffix('s')}"
+
     with loading.opened(path) as (stream, name):
         found = loading.check(stream, name, recipe, named)
         if found.columns:
@@ -97,17 +101,19 @@ def _load(settings: Settings, recipe: Recipe, path: str, *, strict: bool, dry_ru
         if (more := found.left_out - len(found.bad)) > 0:
             print(f"... and {more:,} rows more (--named says how many are named)", file=sys.stderr)
         if found.backwards:
-            print(f"note: in {found.backwards:,} rows time goes back: what is learned is learned in the file's order", file=sys.stderr)
+            print(
+                f"note: time goes back in {found.backwards:,} of the rows: what is learned is learned in the file's order", file=sys.stderr
+            )
         loading.refuse(found, name, strict=strict)
         left_out = f"; {found.left_out:,} of {found.rows:,} rows left out" if found.left_out else ""
         if dry_run:
             for one in found.first:
                 print(one.key.decode(), one.value.decode())
-            print(f"{name}: {found.good:,} {kind} would be sent{left_out}")
+            print(f"{name}: {counted(found.good)} would be sent{left_out}")
             return
         from streams.topics import Names
 
         topic = getattr(Names.under(settings.prefix), kind)
         with bar(kind) as progress:
             seconds = loading.send(stream, name, recipe, found.good, settings, topic, progress)
-    print(f"{name}: {found.good:,} {kind} in {seconds:.1f} s ({found.good / max(seconds, 1e-9):,.0f}/s){left_out}")
+    print(f"{name}: {counted(found.good)} in {seconds:.1f} s ({found.good / max(seconds, 1e-9):,.0f}/s){left_out}")

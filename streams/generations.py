@@ -232,7 +232,8 @@ class Board:
         if active is not None:
             found = f"{manifest.id} was never compared with {active.id}, which serves"
             remedy = (
-                f"`headwater train --checkpoint FOLDER --as-it-is` compares it; or `headwater generations activate {manifest.id} --force`"
+                f"`headwater generations activate {manifest.id} --force` if you mean it, for another catalogue, say; "
+                "`headwater train` makes one that is compared"
             )
             raise ArtefactError("not_compared", found, "a generation that its gate has let through", remedy)
 

@@ -242,6 +242,9 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Problem]]:
     expected, remedy = "a TOML file of settings", "correct the file, or the path in --config or HEADWATER_CONFIG"
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")), []
+    except FileNotFoundError:
+        remedy = "correct the path; `headwater up` keeps its var/up/headwater.toml only while it runs"
+        return {}, [Problem("config", "no_file", str(file), expected, remedy)]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         return {}, [Problem("config", "unreadable_file", shorten(f"{file}: {error}", 200), expected, remedy)]
 

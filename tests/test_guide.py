@@ -66,7 +66,7 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
         ann, ben, exported, again = parts[3:]
         assert "ann, home: generation none" in ann
         assert len(re.findall(r"^ +\d+  \w+", ann, re.MULTILINE)) == 10
-        before, after = ben.split("standard input: 1 events")
+        before, after = ben.split("standard input: 1 event in")
         tops = [re.findall(r"^ +\d+  (\w+)", text, re.MULTILINE) for text in (before, after)]
         assert len(tops[0]) == len(tops[1]) == 10
         assert tops[0][:5] != tops[1][:5]
