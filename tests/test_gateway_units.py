@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +24,7 @@ from engine.records import Event, Item, User
 from streams.gateway import events, problems, site
 from streams.gateway.asking import Asking
 from streams.gateway.bounded import Bounded
-from streams.gateway.catalogue import Items
+from streams.gateway.catalogue import CATEGORIES, Items
 from streams.gateway.flow import EVENTS, Flow, Rate
 from streams.gateway.generations import Generations
 from streams.gateway.guard import Guard
@@ -99,6 +100,8 @@ def test_history_is_bounded_and_forgets_the_erased() -> None:
     assert [one.event_id for one in history.of("b")] == ["e9"]
     assert history.time == NOW + LAST_EVENTS + 4
 
+    history.took(Event("s", "search", "b", NOW + 9, query="tea " * 250_000))
+    assert [one.query for one in history.of("b")] == ["tea " * 50, None]
 
 def test_search_by_words() -> None:
     """Rule: all words must be there, in title, author or category, without regard to case and accents; titles that begin so come first."""
@@ -107,15 +110,57 @@ def test_search_by_words() -> None:
         (("The Lost Café", "Ann"), ("Café Noir", "Bob"), ("Anna's Boat", "Café Press"), ("Sea", "Eve"))
     ):
         items.took(f"i{number}", Item(f"i{number}", title, creator=creator, categories=("cave",)), b"{}")
-    assert [one.title for one in items.search("CAFE", 9)] == ["Café Noir", "The Lost Café", "Anna's Boat"]
-    assert [one.title for one in items.search("cafe ann", 9)] == ["Anna's Boat", "The Lost Café"]
-    assert [one.title for one in items.search("cave", 2)] == ["Sea", "Café Noir"]
-    assert items.search("  ", 9) == []
+
+    def titles(query: str, count: int = 9) -> list[str]:
+        return [one.title for one in asyncio.run(items.search(query, count))]
+
+    assert titles("CAFE") == ["Café Noir", "The Lost Café", "Anna's Boat"]
+    assert titles("cafe ann") == ["Anna's Boat", "The Lost Café"]
+    assert titles("cave", 2) == ["Sea", "Café Noir"]
+    assert titles("  ") == []
+    assert titles("boat x") == []
+    assert titles("x boat boat cafe press pres anna's anna caf cave") == ["Anna's Boat"], "the longest eight decide, each once"
     items.took("i3", None, None)
     assert items.briefs(["i3", "i0"])[0].item_id == "i0"
 
 
 def test_a_catalogue_that_is_too_large_is_counted() -> None:
+def test_a_search_holds_nobody_up() -> None:
+    """Rule: while all items are looked at, for a query as long as it may be, others are served; two searches don't run at once."""
+
+    async def turns() -> int:
+        items, turns = Items(10**8), 0
+        for number in range(20_000):
+            items.took(f"i{number}", Item(f"i{number}", " ".join("abcdefghijklmnopqrstuvwxyz")), b"{}")
+        searches = [asyncio.create_task(items.search(" ".join("abcdefghijklmnopqrstuvwxyz" * 4)[:200], 20)) for _ in range(2)]
+        while not all(one.done() for one in searches):
+            await asyncio.sleep(0)
+            items.took(f"new{turns}", Item(f"new{turns}", "new"), b"{}")
+            turns += 1
+        assert len(searches[0].result()) == len(searches[1].result()) == 20
+        return turns
+
+    assert asyncio.run(turns()) > 4
+
+
+def test_an_item_of_many_words_counts_as_what_it_takes() -> None:
+    """Rule: what is held of items takes no more memory than the setting says, however much there is to search in one."""
+    most = 4 * 2**20
+    items = Items(most)
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            categories = tuple(f"{number}-{n:x}" for n in range(40_000))
+            items.took(f"i{number}", Item(f"i{number}", "x", categories=categories), json.dumps({"categories": categories}).encode())
+            del categories
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(items.held) > 2
+    assert taken < 1.1 * most
+    assert len(asyncio.run(items.search("7-1", 1))[0].categories) == CATEGORIES
+
+
     """Rule: items beyond the memory are not held, and how many these are is known."""
     items = Items(20_000)
     for number in range(50):

@@ -54,7 +54,8 @@ def router(gateway: Gateway) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MANY, description="items, at most")] = 20,
     ) -> JsonResponse:
         """Find items that have all these words (of the catalogue, not personalised), or those of some ids."""
-        return JsonResponse(schema.FoundItems(views.items.search(query, limit) if query is not None else views.items.briefs(id or [])))
+        found = await views.items.search(query, limit) if query is not None else views.items.briefs(id or [])
+        return JsonResponse(schema.FoundItems(found))
 
     @made.get(
         "/v1/rules",
