@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -99,9 +100,9 @@ def test_history_is_bounded_and_forgets_the_erased() -> None:
     history.took(event(9, "b"))
     assert [one.event_id for one in history.of("b")] == ["e9"]
     assert history.time == NOW + LAST_EVENTS + 4
-
     history.took(Event("s", "search", "b", NOW + 9, query="tea " * 250_000))
     assert [one.query for one in history.of("b")] == ["tea " * 50, None]
+
 
 def test_search_by_words() -> None:
     """Rule: all words must be there, in title, author or category, without regard to case and accents; titles that begin so come first."""
@@ -124,7 +125,6 @@ def test_search_by_words() -> None:
     assert items.briefs(["i3", "i0"])[0].item_id == "i0"
 
 
-def test_a_catalogue_that_is_too_large_is_counted() -> None:
 def test_a_search_holds_nobody_up() -> None:
     """Rule: while all items are looked at, for a query as long as it may be, others are served; two searches don't run at once."""
 
@@ -161,6 +161,7 @@ def test_an_item_of_many_words_counts_as_what_it_takes() -> None:
     assert len(asyncio.run(items.search("7-1", 1))[0].categories) == CATEGORIES
 
 
+def test_a_catalogue_that_is_too_large_is_counted() -> None:
     """Rule: items beyond the memory are not held, and how many these are is known."""
     items = Items(20_000)
     for number in range(50):
@@ -355,7 +356,7 @@ def test_lag() -> None:
     assert (away.lag, away.records) == (first.lag, first.records)
 
 
-def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, path: str = "/v1/status", client: str = "10.0.0.1") -> int:
+def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, path: str = "/v1/status") -> int:
     """The status of a request through the guard; 200 when it is let through."""
     seen: list[Any] = []
 
@@ -365,7 +366,8 @@ def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, 
     async def call() -> None:
         guard = Guard(app, settings, local=local, metrics=Metrics(), clock=lambda: 0.0)
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "method": "GET", "path": path, "headers": raw, "client": (client, 1)}
+        asked = {"method": "GET", "path": unquote(path), "raw_path": path.encode()}
+        scope = {"type": "http", **asked, "headers": raw, "client": ("10.0.0.1", 1)}
 
         async def send(message: Any) -> None:
             seen.append(message)
@@ -391,7 +393,8 @@ def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, 
         ({"host": ""}, True, 403),
         ({}, True, 403),
         ({"host": "[::1"}, True, 403),
-        ({"host": "anything"}, False, 200),
+        ({"host": "shop.example"}, False, 200),
+        ({"host": "evil.example", "origin": "http://evil.example"}, False, 403),  # that name leads here: DNS rebinding
         ({"host": "localhost:8080", "origin": "http://localhost:8080"}, True, 200),
         ({"host": "localhost:8080", "origin": "http://localhost:9090"}, True, 403),
         ({"host": "localhost:8080", "origin": "null"}, True, 403),
@@ -399,8 +402,11 @@ def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, 
     ],
 )
 def test_hosts_and_origins(headers: dict[str, str], local: bool, status: int) -> None:
-    """Rule: on this machine only its own names are a Host, and an Origin must be the gateway's own, wherever it listens."""
+    """Rule: once names are set, and always on this machine, only these and its own are a Host; an Origin must be the gateway's own."""
     assert guarded(Settings(gateway_hosts=("shop.example",)), headers, local=local) == status
+    if headers.get("host") == "Shop.example":
+        assert guarded(Settings(), headers, local=local) == 403
+        assert guarded(Settings(), headers, local=False) == 200
 
 
 @pytest.mark.parametrize("given, status", [(TOKEN, 200), (TOKEN + "x", 401), (TOKEN[:-1], 401), ("", 401), ("ü", 401)])
@@ -411,6 +417,9 @@ def test_tokens(given: str, status: int) -> None:
     assert guarded(settings, {"host": "localhost", "authorization": f"bearer {given}"}) == status
     assert guarded(settings, {"host": "localhost"}, path="/") == 200
     assert guarded(settings, {}, path="/healthz") == 200
+    for path in ("/v1/status", "/%761/status", "/v1/..%2fhealthz"):
+        assert guarded(settings, {"host": "localhost"}, path=path) == 401
+    assert guarded(settings, {"host": "localhost"}, path="/v1/users/%ff/history") == 400
 
 
 def test_places() -> None:

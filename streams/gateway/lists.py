@@ -15,6 +15,7 @@ from engine.decode import decode_request
 from engine.errors import BadRecord
 from engine.records import DEFAULT_SURFACE, ID_CHARS, SURFACE_PATTERN
 from streams.gateway import schema
+from streams.gateway.paths import decoded
 from streams.gateway.problems import Refused
 from streams.gateway.standing import Listed, Stream
 from streams.gateway.state import JSON, Gateway, JsonResponse, of_body, read_body, read_object
@@ -23,7 +24,7 @@ MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2_000
 SOURCE = "headwater-source"
 """Header of an answer: `standing`, from memory, or `asked`, made by a worker just now."""
-UserId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, description="the user", examples=["u1"])]
+UserId = Annotated[str, decoded, Path(min_length=1, max_length=ID_CHARS, description="the user", examples=["u1"])]
 SURFACE = SURFACE_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")
 Surface = Annotated[str, Path(pattern=SURFACE, description="the placement", examples=[DEFAULT_SURFACE])]
 Deadline = Annotated[
@@ -39,7 +40,7 @@ def router(gateway: Gateway) -> APIRouter:
         return settings.gateway_deadline_s if given_ms is None else given_ms / 1000
 
     @made.get(
-        "/v1/users/{user_id:path}/lists/{surface}",
+        "/v1/users/{user_id}/lists/{surface}",
         summary="The list that stands for a user",
         responses={200: schema.says("the list", "List", schema.LIST), **schema.problems(422, 503, 504)},
     )
@@ -73,7 +74,7 @@ def router(gateway: Gateway) -> APIRouter:
         return await gateway.views.asking.ask(request.user_id, request.request_id, value, seconds)
 
     @made.get(
-        "/v1/users/{user_id:path}/stream",
+        "/v1/users/{user_id}/stream",
         response_class=StreamingResponse,
         summary="A user's new lists, as they are made",
         responses={
