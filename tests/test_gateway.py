@@ -377,6 +377,13 @@ def test_without_a_token_only_on_this_machine(world: Installation) -> None:
         assert "HEADWATER_GATEWAY_TOKEN" in gateway.log()
 
 
+def test_a_port_that_is_taken(world: Installation, gateway: GatewayProcess) -> None:
+    """Rule: where somebody listens already nothing is started, and the gateway says so in words."""
+    with GatewayProcess(world, "second", ready=False, gateway_port=gateway.port) as second:
+        assert second.process.wait(30) == 1
+        assert re.fullmatch(rf"address_taken: .*'127.0.0.1', {gateway.port}.*\n", second.log())
+
+
 def test_it_stops_with_open_streams(world: Installation) -> None:
     """Rule: SIGTERM ends the streams and the process, in order and soon."""
     with GatewayProcess(world, "stopping") as gateway, gateway.stream("tim") as events, gateway.stream("tina"):
@@ -406,13 +413,6 @@ def test_kafka_goes_away(tmp_path: Path) -> None:
             assert status.json["kafka"]["error"]
             assert gateway.call("GET", "/healthz").status == 200
             assert gateway.stop() < 15
-
-
-def test_a_port_that_is_taken(world: Installation, gateway: GatewayProcess) -> None:
-    """Rule: where somebody listens already nothing is started, and the gateway says so in words."""
-    with GatewayProcess(world, "second", ready=False, gateway_port=gateway.port) as second:
-        assert second.process.wait(30) == 1
-        assert re.fullmatch(rf"address_taken: .*'127.0.0.1', {gateway.port}.*\n", second.log())
 
 
 def test_a_gateway_that_starts_before_kafka(tmp_path: Path, embedded: str) -> None:
