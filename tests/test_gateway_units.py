@@ -482,6 +482,8 @@ def test_the_page_has_words_for_every_reason() -> None:
     words = (folder / "words.js").read_text(encoding="utf-8")
     table = words[words.index("WORDS = {") : words.index("};")]
     assert set(re.findall(r"^  (\w+): \[", table, re.MULTILINE)) == {*KINDS, "unknown_item"}
+    against = words[words.index("AGAINST = {") :]
+    assert set(re.findall(r"^  (\w+): \"", against[: against.index("};")], re.MULTILINE)) == {*KINDS, "unknown_item"}
     names = {file.name for file in folder.iterdir()}
     text = "".join((folder / name).read_text(encoding="utf-8") for name in names)
     assert set(re.findall(r'"[./]*/(\w+\.(?:js|css|svg))"', text)) <= names
