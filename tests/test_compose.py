@@ -270,8 +270,9 @@ class TestStack:
         found = get(gateway, f"8080/v1/users/{user}/lists/home", {"Authorization": f"Bearer {token}"})
         assert found["user_id"] == user
         assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in made["items"]]
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             get(gateway, "8080/v1/users", {"Authorization": f"Bearer {token}", "Host": "evil.example"})
+        refused.value.close()
 
     def test_each_worker_has_a_state_folder(self, stack: Stack) -> None:
         """Rule: replicas of one service share a volume and not a folder; one that comes takes the folder of one that has gone."""
