@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.dataset import read
 from engine.protocol import stream
+from engine.registry import Registry
 from streams import replay, topics
 from streams.demo import DATA, generation_for
 from streams.embedded import EmbeddedBroker
@@ -44,10 +45,11 @@ def stage(events: int, say: Say) -> Iterator[tuple[str, Outside]]:
         topics.create(topics.admin(settings), topics.topics(settings))
         data = read(DATA)
         children = stack.enter_context(Children())
-        if generation_for(settings.registry, data.items) is None:
+        registry = Registry(settings.registry)
+        if generation_for(registry, data.items) is None:
             say(f"no generation for this catalogue in {settings.registry}: exporting one, about a minute")
             children.run("headwater export", ["export", "--catalogue", str(DATA), "--registry", settings.registry], environ)
-        manifest = generation_for(settings.registry, data.items)
+        manifest = generation_for(registry, data.items)
         activate(settings, manifest.id if manifest else None, by="bench.stage", reason="to be looked at", at_ms=round(time.time() * 1000))
         producer = replay.producer_of(settings)
         replay.replay_items(data, producer, topic=topics.Names.under(settings.prefix).items)

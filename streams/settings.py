@@ -151,7 +151,9 @@ class Settings(BaseModel):
     gateway_host: str = _about("127.0.0.1", "address that the gateway listens on; one that is not loopback wants gateway_token")
     gateway_port: int = _about(8080, "port of the same", ge=1, le=LARGEST_PORT)
     gateway_token: SecretStr | None = _about(None, "what clients must send as `Authorization: Bearer …`; none: no token", min_length=16)
-    gateway_hosts: Hosts = _about((), "names beside localhost that a gateway on loopback is called by, behind a proxy say, between commas")
+    gateway_hosts: Hosts = _about(
+        (), "names beside localhost that the gateway is called by, between commas; with any, and on loopback, a Host must be one"
+    )
     gateway_proxies: str = _about("", "addresses of proxies whose X-Forwarded-For is believed, between commas; *: all")
     gateway_body_kb: int = _about(1024, "largest body of a request", "KiB", ge=1, le=100 * 1024)
     gateway_batch: int = _about(1000, "events in one request, at most", "events", ge=1, le=100_000)

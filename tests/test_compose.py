@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -161,8 +162,8 @@ def compile_loops(stack: Stack) -> None:
 
 
 def get(service: Container, place: str, headers: Mapping[str, str] | None = None) -> Any:
-    """The JSON that a service answers on the stack's network; `place`: port and path."""
-    request = urllib.request.Request(f"http://{service.address}:{place}", headers=dict(headers or {}))
+    """The JSON that a service answers on the stack's network, called by its name; `place`: port and path."""
+    request = urllib.request.Request(f"http://{service.address}:{place}", headers={"Host": service.name, **(headers or {})})
 
     def read() -> Any:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own address
@@ -269,6 +270,9 @@ class TestStack:
         found = get(gateway, f"8080/v1/users/{user}/lists/home", {"Authorization": f"Bearer {token}"})
         assert found["user_id"] == user
         assert [item["item_id"] for item in found["items"]] == [item["item_id"] for item in made["items"]]
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+            get(gateway, "8080/v1/users", {"Authorization": f"Bearer {token}", "Host": "evil.example"})
+        refused.value.close()
 
     def test_each_worker_has_a_state_folder(self, stack: Stack) -> None:
         """Rule: replicas of one service share a volume and not a folder; one that comes takes the folder of one that has gone."""

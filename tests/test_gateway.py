@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -110,6 +111,37 @@ def test_someone_never_seen(gateway: GatewayProcess) -> None:
         answer = gateway.call("GET", f"/v1/users/{quote(user, safe='')}/lists/home")
         assert answer.status == 200, answer.body
         assert (answer.headers["headwater-source"], answer.json["user_id"], len(answer.json["items"])) == ("asked", user, 10)
+
+
+def test_an_id_is_one_part_of_the_path(gateway: GatewayProcess) -> None:
+    """Rule: an id that looks like the end of another path is an id: nobody reads another user's history or list by it."""
+    users = ("bea", "bea/lists", "bea/stream", "bea/history", "bea/lists/home")
+    for user in users:
+        assert gateway.call("POST", "/v1/events", event(user, f"of-{user}")).status == 202
+    for user in users:
+        path = f"/v1/users/{quote(user, safe='')}"
+        shown = gateway.until("GET", f"{path}/history", lambda a: bool(a.json["events"])).json
+        assert (shown["user_id"], [one["item_id"] for one in shown["events"]]) == (user, [f"of-{user}"])
+        assert gateway.call("GET", f"{path.replace('b', '%62')}/lists/home").json["user_id"] == user
+        with gateway.stream(quote(user, safe="")) as events:
+            assert json.loads(events.next()["data"])["user_id"] == user
+    assert gateway.call("GET", "/v1/users/bea/lists/history/home").code == "not_found"
+    for method, path in (("PUT", "/v1/items/%FF%FE"), ("DELETE", "/v1/rules/%ED%A0%80"), ("GET", "/v1/users/%FF/lists/home")):
+        refused = gateway.call(method, path, {"title": "x"})
+        assert (refused.status, refused.code) == (400, "not_utf8")
+    assert gateway.call("PUT", "/v1/items/a%2Flists%2Fb", {"title": "x"}).json["id"] == "a/lists/b"
+
+
+def test_a_surface_that_has_no_lists(gateway: GatewayProcess) -> None:
+    """Rule: a surface is one of the setting, or one that an event named; any other is a 404 that names the known ones."""
+    for path in ("lists/basket", "stream?surface=basket"):
+        refused = gateway.call("GET", f"/v1/users/ute/{path}")
+        assert (refused.status, refused.code) == (404, "unknown_surface")
+        assert "(home)" in refused.json["detail"]
+        assert "HEADWATER_SURFACES" in refused.json["remedy"]
+    [place] = gateway.call("POST", "/v1/events", event("ute", surface="basket")).json["accepted"]
+    gateway.until("GET", "/v1/users/ute/lists/basket", lambda a: a.status == 200 and covers(a.json, place))
+    assert gateway.call("GET", "/v1/users/vic/lists/basket").json["surface"] == "basket"
 
 
 def test_a_list_that_ended_or_is_too_old_is_not_served(world: Installation, gateway: GatewayProcess) -> None:
@@ -343,6 +375,13 @@ def test_without_a_token_only_on_this_machine(world: Installation) -> None:
     with GatewayProcess(world, "open", ready=False, gateway_host="0.0.0.0") as gateway:  # noqa: S104 - refused
         assert gateway.process.wait(30) == 2
         assert "HEADWATER_GATEWAY_TOKEN" in gateway.log()
+
+
+def test_a_port_that_is_taken(world: Installation, gateway: GatewayProcess) -> None:
+    """Rule: where somebody listens already nothing is started, and the gateway says so in words."""
+    with GatewayProcess(world, "second", ready=False, gateway_port=gateway.port) as second:
+        assert second.process.wait(30) == 1
+        assert re.fullmatch(rf"address_taken: .*'127.0.0.1', {gateway.port}.*\n", second.log())
 
 
 def test_it_stops_with_open_streams(world: Installation) -> None:

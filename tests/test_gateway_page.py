@@ -13,8 +13,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from bench import browser
+from engine.partition import partition_of
 from tests.gateway_process import GatewayProcess
-from tests.worker_process import Installation, catalogue
+from tests.worker_process import NOW_MS, Installation, catalogue
 
 pytestmark = [
     pytest.mark.broker,
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 
 TOKEN = "the page's own token"
+NOW_2024 = 1_732_200_000_000
 WAIT_S = 30
 ITEM = "#items .item"
 HURRY = """
@@ -118,6 +120,8 @@ def test_a_click_changes_the_list(page: Page, world: Installation) -> None:
     assert (sent["type"], sent["user_id"], sent["position"], f"Story number {sent['item_id'][1:]}") == ("click", "paula", 2, before[2])
     assert sent["list_id"]
     page.wait.until(lambda _: before[2] in page.text("history"))
+    badges = {one.text for one in page.driver.find_elements(By.CSS_SELECTOR, "#items .moved.new")}
+    assert badges == {"just in"}, "not `new`: that is a reason"
     assert page.errors() == []
 
 
@@ -169,12 +173,52 @@ def test_another_user_and_one_that_is_invented(page: Page) -> None:
     assert page.errors() == []
 
 
+def test_a_page_that_was_left_holds_no_connection(page: Page) -> None:
+    """Rule: a browser that keeps pages to go back to, and six connections, still gets the next one; and going back shows what is live."""
+    for user in ("paula", "nina", "olaf", "pete", "quinn", "rosa", "saul", "tina"):
+        page.open(user)
+    page.driver.back()
+    page.driver.back()
+    page.wait.until(lambda _: page.text("list-title") == "For saul" and page.text("pulse") == "live")
+    assert page.errors() == []
+
+
 def test_what_is_live(page: Page) -> None:
     """Rule: the panel shows the figures of the status, and a dead letter with its reason."""
     page.wait.until(lambda _: "on the topic" in page.text("events-total"))
     assert page.text("gen-id") == "none"
     assert len(page.driver.find_elements(By.CSS_SELECTOR, "#fresh div")) == 12
     assert page.errors() == []
+
+
+def test_what_counts_against_an_item(page: Page, world: Installation, gateway: GatewayProcess) -> None:
+    """Rule: what counts against an item stands apart from what counts for it, and both are told: the score is one less the other."""
+    reasons = [("similar_text", 0.5), ("popular", 0.2), ("similar_date", -0.3)]
+    told = [{"kind": kind, "weight": weight} for kind, weight in reasons]
+    made = gateway.call("GET", "/v1/users/nina/lists/home").json | {"list_id": "planted", "valid_until": NOW_MS + 10**8}
+    made["items"] = [made["items"][0] | {"score": 0.4, "reasons": told}]
+    world.send(world.names.recommendations, "home:nina", made, partition_of(b"nina", world.partitions))
+    gateway.until("GET", "/v1/users/nina/lists/home", lambda a: a.json["list_id"] == "planted")
+    page.open("nina")
+    bar = page.driver.find_element(By.CSS_SELECTOR, f"{ITEM} .bar")
+    assert bar.get_attribute("aria-label") == "similar text 0.50 + popular 0.20 − 0.30 (similar date)"
+    kinds = "return [...arguments[0].children].map((part) => part.className || part.textContent)"
+    assert page.driver.execute_script(kinds, bar) == ["k-similar_text", "k-popular", "−", "k-less"]
+    assert page.driver.find_element(By.CSS_SELECTOR, f"{ITEM} .why").text.endswith("less 0.30 for its date")
+    assert "the score is the bar less this" in page.text("legend")
+    assert page.errors() == []
+
+
+def test_times_in_words(page: Page) -> None:
+    """Rule: what is to come is told by its date, and never as if it had been just now; one of a thing is no plural."""
+    script = """const [at, now, done] = arguments, counts = [1, 0, 1200];
+        import("/words.js").then(({ when, counted }) => done([when(at, now), ...counts.map((count) => counted(count, "list"))]));"""
+    minute = 60_000
+    for ahead, wanted in ((-minute / 2, "just now"), (minute / 2, "just now"), (-5 * minute, "5 min ago"), (20_000_000 * minute, "2062")):
+        time, *counts = page.driver.execute_async_script(script, NOW_2024 + ahead, NOW_2024)
+        assert time.endswith(wanted)
+        assert counts == ["1 list", "0 lists", "1,200 lists"]
+    assert page.driver.execute_async_script(script, NOW_2024 + 5 * minute, NOW_2024)[0] == "Nov 21, 2024"
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])

@@ -8,10 +8,12 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -23,7 +25,7 @@ from engine.records import Event, Item, User
 from streams.gateway import events, problems, site
 from streams.gateway.asking import Asking
 from streams.gateway.bounded import Bounded
-from streams.gateway.catalogue import Items
+from streams.gateway.catalogue import CATEGORIES, Items
 from streams.gateway.flow import EVENTS, Flow, Rate
 from streams.gateway.generations import Generations
 from streams.gateway.guard import Guard
@@ -98,6 +100,8 @@ def test_history_is_bounded_and_forgets_the_erased() -> None:
     history.took(event(9, "b"))
     assert [one.event_id for one in history.of("b")] == ["e9"]
     assert history.time == NOW + LAST_EVENTS + 4
+    history.took(Event("s", "search", "b", NOW + 9, query="tea " * 250_000))
+    assert [one.query for one in history.of("b")] == ["tea " * 50, None]
 
 
 def test_search_by_words() -> None:
@@ -107,12 +111,54 @@ def test_search_by_words() -> None:
         (("The Lost Café", "Ann"), ("Café Noir", "Bob"), ("Anna's Boat", "Café Press"), ("Sea", "Eve"))
     ):
         items.took(f"i{number}", Item(f"i{number}", title, creator=creator, categories=("cave",)), b"{}")
-    assert [one.title for one in items.search("CAFE", 9)] == ["Café Noir", "The Lost Café", "Anna's Boat"]
-    assert [one.title for one in items.search("cafe ann", 9)] == ["Anna's Boat", "The Lost Café"]
-    assert [one.title for one in items.search("cave", 2)] == ["Sea", "Café Noir"]
-    assert items.search("  ", 9) == []
+
+    def titles(query: str, count: int = 9) -> list[str]:
+        return [one.title for one in asyncio.run(items.search(query, count))]
+
+    assert titles("CAFE") == ["Café Noir", "The Lost Café", "Anna's Boat"]
+    assert titles("cafe ann") == ["Anna's Boat", "The Lost Café"]
+    assert titles("cave", 2) == ["Sea", "Café Noir"]
+    assert titles("  ") == []
+    assert titles("boat x") == []
+    assert titles("x boat boat cafe press pres anna's anna caf cave") == ["Anna's Boat"], "the longest eight decide, each once"
     items.took("i3", None, None)
     assert items.briefs(["i3", "i0"])[0].item_id == "i0"
+
+
+def test_a_search_holds_nobody_up() -> None:
+    """Rule: while all items are looked at, for a query as long as it may be, others are served; two searches don't run at once."""
+
+    async def turns() -> int:
+        items, turns = Items(10**8), 0
+        for number in range(20_000):
+            items.took(f"i{number}", Item(f"i{number}", " ".join("abcdefghijklmnopqrstuvwxyz")), b"{}")
+        searches = [asyncio.create_task(items.search(" ".join("abcdefghijklmnopqrstuvwxyz" * 4)[:200], 20)) for _ in range(2)]
+        while not all(one.done() for one in searches):
+            await asyncio.sleep(0)
+            items.took(f"new{turns}", Item(f"new{turns}", "new"), b"{}")
+            turns += 1
+        assert len(searches[0].result()) == len(searches[1].result()) == 20
+        return turns
+
+    assert asyncio.run(turns()) > 4
+
+
+def test_an_item_of_many_words_counts_as_what_it_takes() -> None:
+    """Rule: what is held of items takes no more memory than the setting says, however much there is to search in one."""
+    most = 4 * 2**20
+    items = Items(most)
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            categories = tuple(f"{number}-{n:x}" for n in range(40_000))
+            items.took(f"i{number}", Item(f"i{number}", "x", categories=categories), json.dumps({"categories": categories}).encode())
+            del categories
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(items.held) > 2
+    assert taken < 1.1 * most
+    assert len(asyncio.run(items.search("7-1", 1))[0].categories) == CATEGORIES
 
 
 def test_a_catalogue_that_is_too_large_is_counted() -> None:
@@ -310,7 +356,7 @@ def test_lag() -> None:
     assert (away.lag, away.records) == (first.lag, first.records)
 
 
-def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, path: str = "/v1/status", client: str = "10.0.0.1") -> int:
+def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, path: str = "/v1/status") -> int:
     """The status of a request through the guard; 200 when it is let through."""
     seen: list[Any] = []
 
@@ -320,7 +366,8 @@ def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, 
     async def call() -> None:
         guard = Guard(app, settings, local=local, metrics=Metrics(), clock=lambda: 0.0)
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "method": "GET", "path": path, "headers": raw, "client": (client, 1)}
+        asked = {"method": "GET", "path": unquote(path), "raw_path": path.encode()}
+        scope = {"type": "http", **asked, "headers": raw, "client": ("10.0.0.1", 1)}
 
         async def send(message: Any) -> None:
             seen.append(message)
@@ -346,7 +393,8 @@ def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, 
         ({"host": ""}, True, 403),
         ({}, True, 403),
         ({"host": "[::1"}, True, 403),
-        ({"host": "anything"}, False, 200),
+        ({"host": "shop.example"}, False, 200),
+        ({"host": "evil.example", "origin": "http://evil.example"}, False, 403),  # that name leads here: DNS rebinding
         ({"host": "localhost:8080", "origin": "http://localhost:8080"}, True, 200),
         ({"host": "localhost:8080", "origin": "http://localhost:9090"}, True, 403),
         ({"host": "localhost:8080", "origin": "null"}, True, 403),
@@ -354,8 +402,11 @@ def guarded(settings: Settings, headers: dict[str, str], *, local: bool = True, 
     ],
 )
 def test_hosts_and_origins(headers: dict[str, str], local: bool, status: int) -> None:
-    """Rule: on this machine only its own names are a Host, and an Origin must be the gateway's own, wherever it listens."""
+    """Rule: once names are set, and always on this machine, only these and its own are a Host; an Origin must be the gateway's own."""
     assert guarded(Settings(gateway_hosts=("shop.example",)), headers, local=local) == status
+    if headers.get("host") == "Shop.example":
+        assert guarded(Settings(), headers, local=local) == 403
+        assert guarded(Settings(), headers, local=False) == 200
 
 
 @pytest.mark.parametrize("given, status", [(TOKEN, 200), (TOKEN + "x", 401), (TOKEN[:-1], 401), ("", 401), ("ü", 401)])
@@ -366,6 +417,9 @@ def test_tokens(given: str, status: int) -> None:
     assert guarded(settings, {"host": "localhost", "authorization": f"bearer {given}"}) == status
     assert guarded(settings, {"host": "localhost"}, path="/") == 200
     assert guarded(settings, {}, path="/healthz") == 200
+    for path in ("/v1/status", "/%761/status", "/v1/..%2fhealthz"):
+        assert guarded(settings, {"host": "localhost"}, path=path) == 401
+    assert guarded(settings, {"host": "localhost"}, path="/v1/users/%ff/history") == 400
 
 
 def test_places() -> None:
@@ -428,6 +482,8 @@ def test_the_page_has_words_for_every_reason() -> None:
     words = (folder / "words.js").read_text(encoding="utf-8")
     table = words[words.index("WORDS = {") : words.index("};")]
     assert set(re.findall(r"^  (\w+): \[", table, re.MULTILINE)) == {*KINDS, "unknown_item"}
+    against = words[words.index("AGAINST = {") :]
+    assert set(re.findall(r"^  (\w+): \"", against[: against.index("};")], re.MULTILINE)) == {*KINDS, "unknown_item"}
     names = {file.name for file in folder.iterdir()}
     text = "".join((folder / name).read_text(encoding="utf-8") for name in names)
     assert set(re.findall(r'"[./]*/(\w+\.(?:js|css|svg))"', text)) <= names

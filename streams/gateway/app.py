@@ -40,7 +40,13 @@ def build(gateway: Gateway, *, local: bool, around: Callable[[], AbstractAsyncCo
                 yield
 
     app = FastAPI(
-        title="Headwater gateway", version=version("headwater"), description=ABOUT, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="Headwater gateway",
+        version=version("headwater"),
+        description=ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
     for router in (events.router(gateway), lists.router(gateway), items.router(gateway), users.router(gateway), status.router(gateway)):
         app.include_router(router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -36,8 +37,8 @@ class Bounded(Generic[V]):
         return reversed(self._entries)
 
     def values(self) -> Iterator[V]:
-        """The entries, the one used longest ago first."""
-        return (value for value, _ in self._entries.values())
+        """The entries as they are now, the one used longest ago first; they may be walked through in another thread."""
+        return map(itemgetter(0), tuple(self._entries.values()))
 
     def peek(self, name: str) -> V | None:
         """An entry, without counting it as used."""

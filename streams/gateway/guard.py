@@ -1,8 +1,9 @@
 """What every request passes before an endpoint sees it: whose page sent it, token, rate, size. And its count and time. No endpoint itself.
 
-A browser page of another site must not reach a gateway that listens on this machine without a token. It can name this machine by a
-domain of its own (DNS rebinding), so the Host must be ours; and it can send requests whose answers it can't read, so an Origin must be ours
-too. With a token neither helps it: the token is in a header that only our own page sets.
+A browser page of another site must not reach a gateway that its browser reaches. It can name the gateway's address by a domain of its own
+(DNS rebinding), so the Host must be ours; and it can send requests whose answers it can't read, so an Origin must be ours too. A token that
+is a secret keeps such a page out; one that is published, as the local stack's, does not, and without one the gateway listens on this
+machine only. So Host is checked on this machine, and everywhere once `gateway_hosts` says which names are ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from engine.errors import shorten
 from streams.gateway import problems
 from streams.gateway.limits import Rate
 from streams.gateway.metrics import Metrics
+from streams.gateway.paths import normal
 from streams.gateway.problems import Refused
 from streams.settings import Settings
 
@@ -36,15 +38,15 @@ class Guard:
     Args:
         app: what comes next.
         settings: token, names, limits.
-        local: whether the gateway listens on this machine only; then Host is checked.
+        local: whether the gateway listens on this machine only; then Host is checked, whether or not `gateway_hosts` has names.
         metrics: counts requests.
         clock: seconds, for the rate.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, *, local: bool, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._app, self._metrics, self._local = app, metrics, local
+        self._app, self._metrics = app, metrics
         self._token = settings.gateway_token.get_secret_value().encode() if settings.gateway_token else None
-        self._hosts = LOCAL | {name.lower() for name in settings.gateway_hosts}
+        self._hosts = LOCAL | {name.lower() for name in settings.gateway_hosts} if local or settings.gateway_hosts else None
         self._rate = Rate(settings.gateway_rate_per_s, clock)
         self._most = settings.gateway_body_kb * 1024
 
@@ -72,10 +74,11 @@ class Guard:
             self._metrics.requests.labels(_route(scope), _method(scope), str(status)).inc()
 
     def _refusal(self, scope: Scope) -> Response | None:
-        path = scope["path"]
-        if path in OPEN:
-            return None
+        """Why the request goes no further, or None. The path becomes the one that is checked here, and by which the endpoint is found."""
         try:
+            path = scope["path"] = normal(scope["raw_path"])
+            if path in OPEN:
+                return None
             headers = Headers(scope=scope)
             self._check_names(headers)
             client = scope.get("client")
@@ -90,7 +93,7 @@ class Guard:
 
     def _check_names(self, headers: Headers) -> None:
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if self._local and _name(f"//{host}") not in self._hosts:
+        if self._hosts is not None and _name(f"//{host}") not in self._hosts:
             remedy = "call it by its address, or add the name to gateway_hosts"
             raise Refused(403, "foreign_host", f"Host {shorten(repr(host))}", "localhost or a name of gateway_hosts", remedy)
         if origin is not None and urlsplit_netloc(origin) != host:

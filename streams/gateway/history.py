@@ -10,12 +10,14 @@ from streams.gateway.bounded import Bounded
 
 EVENTS = 50
 """Events held of one user."""
+QUERY_CHARS = 200
+"""Characters held of what was searched: as many as the page can ask for. On the topic a query has no bound but the record's."""
 ERASED = 100_000
 """Erased users remembered, 200 bytes each: their events stay on the topic until retention ends, and must not be shown again."""
 
 
 class Did(NamedTuple):
-    """An event, as far as it is shown; some 600 bytes. `at` is event time in ms."""
+    """An event, as far as it is shown: some 600 bytes, 3 kB at most. `at` is event time in ms."""
 
     event_id: str
     type: str
@@ -48,7 +50,7 @@ class History:
         events = self._users.peek(event.user_id) or deque(maxlen=EVENTS)
         if any(known.event_id == event.event_id for known in events):
             return
-        events.appendleft(Did(event.event_id, event.type, event.item_id, event.timestamp, event.query))
+        events.appendleft(Did(event.event_id, event.type, event.item_id, event.timestamp, event.query and event.query[:QUERY_CHARS]))
         self._users.put(event.user_id, events)
 
     def told(self, user: User, at_ms: int) -> None:

@@ -14,11 +14,12 @@ from engine.decode import decode_item, decode_rule
 from engine.errors import shorten
 from engine.records import ID_CHARS
 from streams.gateway import schema
+from streams.gateway.paths import decoded
 from streams.gateway.problems import Refused
 from streams.gateway.sender import Record
 from streams.gateway.state import JSON, Gateway, JsonResponse, read_body, with_id
 
-RecordId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, description="its id", examples=["i1"])]
+RecordId = Annotated[str, decoded, Path(min_length=1, max_length=ID_CHARS, description="its id", examples=["i1"])]
 QUERY_CHARS = 200
 MANY = 200
 WRITTEN: dict[int | str, dict[str, Any]] = {
@@ -54,7 +55,8 @@ def router(gateway: Gateway) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MANY, description="items, at most")] = 20,
     ) -> JsonResponse:
         """Find items that have all these words (of the catalogue, not personalised), or those of some ids."""
-        return JsonResponse(schema.FoundItems(views.items.search(query, limit) if query is not None else views.items.briefs(id or [])))
+        found = await views.items.search(query, limit) if query is not None else views.items.briefs(id or [])
+        return JsonResponse(schema.FoundItems(found))
 
     @made.get(
         "/v1/rules",
@@ -76,7 +78,7 @@ def router(gateway: Gateway) -> APIRouter:
 
 def add(made: APIRouter, gateway: Gateway, kind: Kind) -> None:
     """The endpoints of one record by its id."""
-    path, name, model = f"/v1/{kind.name}s/{{id:path}}", kind.name, schema.ref(kind.name.title())
+    path, name, model = f"/v1/{kind.name}s/{{id}}", kind.name, schema.ref(kind.name.title())
     found: dict[int | str, dict[str, Any]] = {200: schema.says(f"the {name}", kind.name.title(), kind.example)}
     taken = schema.body(model, kind.example, f"The whole {name}; {name}_id may be left out")
 
@@ -84,7 +86,7 @@ def add(made: APIRouter, gateway: Gateway, kind: Kind) -> None:
         [place] = await gateway.sender.send([Record(kind.topic, record_id.encode(), value)])
         return JsonResponse(schema.Written(record_id, *place), 202)
 
-    @made.get(path, name=f"get_{name}", summary=f"One {name}", responses={**found, **schema.problems(404, 422)})
+    @made.get(path, name=f"get_{name}", summary=f"One {name}", responses={**found, **schema.problems(400, 404, 422)})
     async def get_one(id: RecordId) -> Response:  # noqa: A002 - as in the path
         """Give it as it stands on the topic."""
         value = kind.held(id)
@@ -101,7 +103,7 @@ def add(made: APIRouter, gateway: Gateway, kind: Kind) -> None:
         kind.decode(value, id.encode(), max_bytes=gateway.settings.max_record_bytes)
         return await write(id, value)
 
-    gone = {**WRITTEN, **schema.problems(422, 503)}
+    gone = {**WRITTEN, **schema.problems(400, 422, 503)}
 
     @made.delete(path, name=f"delete_{name}", status_code=202, summary=f"Remove one {name}", responses=gone)
     async def delete_one(id: RecordId) -> JsonResponse:  # noqa: A002 - as in the path

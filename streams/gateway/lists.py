@@ -12,9 +12,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from engine.decode import decode_request
-from engine.errors import BadRecord
+from engine.errors import BadRecord, shorten
 from engine.records import DEFAULT_SURFACE, ID_CHARS, SURFACE_PATTERN
 from streams.gateway import schema
+from streams.gateway.paths import decoded
 from streams.gateway.problems import Refused
 from streams.gateway.standing import Listed, Stream
 from streams.gateway.state import JSON, Gateway, JsonResponse, of_body, read_body, read_object
@@ -23,7 +24,7 @@ MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2_000
 SOURCE = "headwater-source"
 """Header of an answer: `standing`, from memory, or `asked`, made by a worker just now."""
-UserId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, description="the user", examples=["u1"])]
+UserId = Annotated[str, decoded, Path(min_length=1, max_length=ID_CHARS, description="the user", examples=["u1"])]
 SURFACE = SURFACE_PATTERN.replace(r"\A", "^").replace(r"\Z", "$")
 Surface = Annotated[str, Path(pattern=SURFACE, description="the placement", examples=[DEFAULT_SURFACE])]
 Deadline = Annotated[
@@ -38,14 +39,24 @@ def router(gateway: Gateway) -> APIRouter:
     def deadline_s(given_ms: int | None) -> float:
         return settings.gateway_deadline_s if given_ms is None else given_ms / 1000
 
+    def check(surface: str) -> None:
+        """Refuse a surface that has no standing lists: neither the setting nor a list says that there is one."""
+        if surface not in settings.surfaces and surface not in standing.surfaces:
+            expected = f"one of HEADWATER_SURFACES ({', '.join(settings.surfaces)}), or one that events named"
+            remedy = "add it to HEADWATER_SURFACES, the workers' and the gateway's, or ask for a list with POST /v1/lists"
+            raise Refused(404, "unknown_surface", f"surface {shorten(repr(surface))}", expected, remedy)
+
     @made.get(
-        "/v1/users/{user_id:path}/lists/{surface}",
+        "/v1/users/{user_id}/lists/{surface}",
         summary="The list that stands for a user",
-        responses={200: schema.says("the list", "List", schema.LIST), **schema.problems(422, 503, 504)},
+        responses={200: schema.says("the list", "List", schema.LIST), **schema.problems(400, 404, 422, 503, 504)},
     )
     async def get_list(user_id: UserId, surface: Surface, deadline_ms: Deadline = None) -> Response:
         """Give the user's newest list: from memory, or made by a worker now where none is held. Someone never seen gets one too."""
-        found = None if gateway.ready() else standing.get(user_id, surface, gateway.now_ms)
+        found = None
+        if not gateway.ready():
+            check(surface)
+            found = standing.get(user_id, surface, gateway.now_ms)
         if found is not None:
             return Response(found.value, media_type=JSON, headers={SOURCE: "standing"})
         value = await ask({"user_id": user_id, "surface": surface, "k": settings.list_size}, user_id, deadline_s(deadline_ms))
@@ -73,12 +84,12 @@ def router(gateway: Gateway) -> APIRouter:
         return await gateway.views.asking.ask(request.user_id, request.request_id, value, seconds)
 
     @made.get(
-        "/v1/users/{user_id:path}/stream",
+        "/v1/users/{user_id}/stream",
         response_class=StreamingResponse,
         summary="A user's new lists, as they are made",
         responses={
             200: {"description": "server-sent events `list` (a list) and `ended`", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}},
-            **schema.problems(422, 503),
+            **schema.problems(400, 404, 422, 503),
         },
     )
     async def get_stream(
@@ -90,6 +101,8 @@ def router(gateway: Gateway) -> APIRouter:
         """Send the lists that stand, then each new one. One that is made while an older one waits takes its place."""
         if waiting := gateway.ready():  # lists of the past come by while topics are read: none is to be taken for a new one
             raise Refused(503, "not_ready", waiting, "a gateway that has read the topics", "connect again", retry_after_s=1)
+        if surface is not None:
+            check(surface)
         address = request.client.host if request.client else ""
         gateway.places.take(address)
         gateway.metrics.streams.set(gateway.places.taken)

@@ -252,7 +252,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         400: "not JSON, or not of the right kind",
         401: "no token, or a wrong one",
         403: "a Host or Origin that is not ours",
-        404: "there is none",
+        404: "there is none, or a surface without standing lists",
         408: "the body did not arrive",
         409: "a request with this id waits already",
         413: "too large",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from time import monotonic, time
@@ -12,11 +14,12 @@ from types import FrameType
 
 import uvicorn
 
-from engine.errors import BadSettings, Problem
+from engine.errors import BadSettings, Problem, shorten
 from streams import logs, security, topics
 from streams.gateway import app
 from streams.gateway.asking import Asking
 from streams.gateway.catalogue import Items, Rules
+from streams.gateway.connections import Connection
 from streams.gateway.feeds import Feeds
 from streams.gateway.flow import Flow
 from streams.gateway.generations import Generations
@@ -35,6 +38,8 @@ MIB = 2**20
 STOP_S = 5
 """Seconds that requests under way may take when the process is told to stop; streams end at once."""
 KEEP_ALIVE_S = 75
+BACKLOG = 2048
+"""Connections that may wait to be taken, as uvicorn has it."""
 log = logs.logger(__name__)
 
 
@@ -42,11 +47,13 @@ def main(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status.
 
     Raises:
-        BadSettings: the address is reachable from elsewhere, and there is no token.
+        BadSettings: the address is reachable from elsewhere, and there is no token; or it is none of this machine.
+        OSError: somebody listens there already.
     """
     local = check(settings)
+    sockets = listen(settings.gateway_host.strip("[]"), settings.gateway_port)
     logs.configure(settings.log_level, settings.log_format)
-    return asyncio.run(_serve(settings, local=local))
+    return asyncio.run(_serve(settings, sockets, local=local))
 
 
 def check(settings: Settings) -> bool:
@@ -70,7 +77,29 @@ def check(settings: Settings) -> bool:
     return local
 
 
-async def _serve(settings: Settings, *, local: bool) -> int:
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Take the port at every address that a host name has.
+
+    Raises:
+        BadSettings: the host is no address of this machine.
+        OSError: somebody listens there already, or this user may not.
+    """
+    taken = list[socket.socket]()
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            taken.append(socket.create_server(address, family=family, backlog=BACKLOG))
+    except OSError as error:
+        for one in taken:
+            one.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            found = f"{shorten(repr(host))} ({error.strerror})"
+            remedy = "set HEADWATER_GATEWAY_HOST to one, 127.0.0.1 say"
+            raise BadSettings([Problem("gateway_host", "no_address", found, "an address of this machine", remedy)]) from None
+        raise
+    return taken
+
+
+async def _serve(settings: Settings, sockets: list[socket.socket], *, local: bool) -> int:
     names, metrics = topics.Names.under(settings.prefix), Metrics()
     config = security.librdkafka(settings) | {"log_level": 0}  # what it would say on standard error, many times a second, is in our own log
     sender = Sender(config, metrics, max_bytes=settings.max_record_bytes)
@@ -107,8 +136,7 @@ async def _serve(settings: Settings, *, local: bool) -> int:
     server = Server(
         uvicorn.Config(
             app.build(gateway, local=local, around=around),
-            host=settings.gateway_host,
-            port=settings.gateway_port,
+            http=Connection,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -122,7 +150,7 @@ async def _serve(settings: Settings, *, local: bool) -> int:
         ),
         views.standing,
     )
-    await server.serve()
+    await server.serve(sockets)
     return 1 if feeds.failure is not None or not server.started else 0
 
 

@@ -79,12 +79,15 @@ class Stream:
 
 
 class Standing:
-    """The lists held, those used last, within a number and bytes; and the streams by user. ``closing``: no stream goes on."""
+    """The lists held, those used last, within a number and bytes; and the streams by user.
+
+    ``surfaces``: those that lists were read of; ``closing``: no stream goes on.
+    """
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.held = Bounded[Listed](most, most_bytes)
         self._streams: defaultdict[str, set[Stream]] = defaultdict(set)
-        self._surfaces: dict[str, None] = {}
+        self.surfaces: dict[str, None] = {}
         self.closing = False
 
     def take(self, key: str, found: Listed | None) -> None:
@@ -94,7 +97,7 @@ class Standing:
             self.held.drop(key)
         else:
             self.held.put(key, found, len(found.value) + len(key) + OVERHEAD)
-            self._surfaces.setdefault(surface)
+            self.surfaces.setdefault(surface)
         for stream in self._streams.get(user, ()):
             stream.offer(surface, found)
 
@@ -107,7 +110,7 @@ class Standing:
         """A stream of a user's lists, which begins with those that stand."""
         stream = Stream(surface)
         self._streams[user].add(stream)
-        for name in self._surfaces if surface is None else (surface,):
+        for name in self.surfaces if surface is None else (surface,):
             if (found := self.get(user, name, now_ms)) is not None:
                 stream.offer(name, found)
         return stream

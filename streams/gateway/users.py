@@ -36,9 +36,9 @@ def router(gateway: Gateway) -> APIRouter:
         return JsonResponse(schema.ActiveUsers([schema.ActiveUser(a.user_id, a.events, told(a.last)) for a in views.history.lately(limit)]))
 
     @made.get(
-        "/v1/users/{user_id:path}/history",
+        "/v1/users/{user_id}/history",
         summary="What a user did last",
-        responses={200: schema.says("the events", "UserHistory", {"user_id": "u1", "events": [example]}), **schema.problems(422)},
+        responses={200: schema.says("the events", "UserHistory", {"user_id": "u1", "events": [example]}), **schema.problems(400, 422)},
     )
     async def get_history(user_id: UserId) -> JsonResponse:
         """Give up to 50 events, newest first: of the users active last, and no further back than the gateway read at its start."""

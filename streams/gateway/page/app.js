@@ -3,7 +3,7 @@
 import { get, post, stream } from "./client.js";
 import { show_list } from "./list.js";
 import { show_status } from "./panel.js";
-import { make, ms, number, when } from "./words.js";
+import { counted, make, ms, number, when } from "./words.js";
 
 const STATUS_MS = 2000, TYPE_MS = 140, MEANING_MS = 320, DAY_MS = 86_400_000;
 const at = (id) => document.getElementById(id);
@@ -180,7 +180,7 @@ async function status() {
       clock = { at: told.at, stream_time: told.stream_time, read: performance.now() };
       show_status(told);
       const recorded = told.stream_time && told.at - told.stream_time > DAY_MS ? `, on a recorded clock: ${when(told.stream_time, told.at)}` : "";
-      at("footer").textContent = `Headwater ${told.version}, ${number(told.catalogue.items)} items${recorded}`;
+      at("footer").textContent = `Headwater ${told.version}, ${counted(told.catalogue.items, "item")}${recorded}`;
       if (told.kafka.ok !== answering) said(told.kafka.ok ? "" : `Kafka does not answer: ${told.kafka.error}`, true);
       answering = told.kafka.ok;
     } catch (error) {
@@ -225,9 +225,13 @@ at("search").addEventListener("input", () => {
   typing = setTimeout(search, mode() === "words" ? TYPE_MS : MEANING_MS);
 });
 
+// A browser may keep a page that was left, to show it again at once: its stream would hold one of the few connections that it has for us.
+addEventListener("pagehide", () => watching?.abort());
+addEventListener("pageshow", (event) => event.persisted && user && choose(user));
+
 async function start() {
   const { users } = await get("/v1/users?limit=30");
-  at("users").replaceChildren(...users.map(({ user_id, events }) => make("option", { value: user_id }, `${events} events`)));
+  at("users").replaceChildren(...users.map(({ user_id, events }) => make("option", { value: user_id }, counted(events, "event"))));
   const wanted = new URLSearchParams(location.search).get("user");
   const fitting = users.find(({ events }) => events >= 4 && events <= 40) ?? users[0];
   clock_read = status();

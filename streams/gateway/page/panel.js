@@ -1,6 +1,6 @@
 // The panel of what is live, from /v1/status. Only shows.
 
-import { make, ms, number, rate, when } from "./words.js";
+import { counted, make, ms, number, rate, when } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -10,7 +10,7 @@ export function show_status(status) {
   spark(at("events-line"), status.events.series);
   spark(at("lists-line"), status.lists.series);
   at("events-total").textContent = `${number(status.events.records)} on the topic`;
-  at("lists-total").textContent = `${number(status.lists.held)} standing lists held`;
+  at("lists-total").textContent = `${counted(status.lists.held, "standing list")} held`;
   at("panel-at").textContent = new Date(status.at).toLocaleTimeString("en", { hour12: false });
   fresh(status.freshness);
   at("lag").replaceChildren(...status.lag.map(({ topic, records }) => make("tr", {}, make("td", {}, topic), make("td", {}, number(records)))));
@@ -34,9 +34,9 @@ function fresh({ lists, p50_ms: p50, p99_ms: p99, buckets }) {
     const name = bucket.le_ms === null ? "more" : bucket.le_ms < 1000 ? `${bucket.le_ms}` : `${bucket.le_ms / 1000} s`;
     const bar = make("i", {});
     bar.style.height = `${(100 * bucket.lists) / most}%`;
-    return make("div", { title: `${index ? "up to " : "at most "}${name}: ${bucket.lists} lists` }, bar, make("span", {}, name));
+    return make("div", { title: `${index ? "up to " : "at most "}${name}: ${counted(bucket.lists, "list")}` }, bar, make("span", {}, name));
   }));
-  at("fresh-foot").textContent = lists ? `${number(lists)} lists of the last minute, by milliseconds` : "no list in the last minute";
+  at("fresh-foot").textContent = lists ? `${counted(lists, "list")} of the last minute, by milliseconds` : "no list in the last minute";
 }
 
 function facts(place, rows) {
@@ -73,6 +73,7 @@ function generation({ active, report, newest }, now) {
 
 function letters({ records, by_reason: reasons, last }, now) {
   at("dead-count").textContent = number(records);
+  at("dead-word").textContent = records === 1 ? "dead letter" : "dead letters";
   at("dead-reasons").replaceChildren(...Object.entries(reasons).map(([reason, count]) =>
     make("li", {}, reason.replaceAll("_", " "), make("b", {}, number(count)))));
   at("dead").replaceChildren(...last.map(({ source, message, at: time }) => make("li", {}, message,

@@ -13,6 +13,19 @@ export const WORDS = {
   query: ["fits the search"],
   unknown_item: ["not known yet"],
 };
+// For what a score is less, where a reason counts against an item.
+export const AGAINST = {
+  often_together: "what it is chosen with",
+  similar_text: "how it reads",
+  same_creator: "its author",
+  similar_tags: "its tags",
+  similar_date: "its date",
+  similar_popularity: "how well known it is",
+  popular: "its popularity",
+  new: "its age",
+  query: "the search",
+  unknown_item: "being unknown",
+};
 export const SHORT = {
   often_together: "chosen together", similar_text: "text", same_creator: "same author", similar_tags: "tags", similar_date: "date, newness",
   popular: "popularity", query: "search",
@@ -49,13 +62,14 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 export const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 export const rate = (value) => number(value, value > 0 && value < 10 ? 1 : 0);
 export const ms = (value) => (value === null ? "–" : number(value, value < 10 ? 1 : 0));
 
 export function when(at, now) {
   const age = (now - at) / 1000, date = new Date(at);
-  if (age < 60) return "just now";
-  if (age < 3600) return `${Math.floor(age / 60)} min ago`;
-  if (age < 86400) return date.toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hour12: false });
+  if (age >= -60 && age < 60) return "just now"; // a minute ahead: clocks differ
+  if (age >= 0 && age < 3600) return `${Math.floor(age / 60)} min ago`;
+  if (age >= 0 && age < 86400) return date.toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hour12: false });
   return date.toLocaleDateString("en", { day: "numeric", month: "short", year: "numeric" });
 }
