@@ -109,7 +109,7 @@ class Collector:
 
     def add(self, event: Event) -> None:
         """Take an event in, if it says something for an item that is known."""
-        low = event.type == "rating" and event.value is not None and event.value < LOW_RATING
+        low = event.type == "rating" and event.value is not None and not event.value >= LOW_RATING  # NaN too
         if event.item_id is None or self.weights.get(event.type, 0.0) <= 0 or low:
             return self.drop("without_interest")
         at = self.index.get(event.item_id)
