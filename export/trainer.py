@@ -14,10 +14,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
@@ -34,6 +35,8 @@ AGAIN_S = 60.0
 """After a failure, doubled with each further one."""
 LONGEST_S = 3_600.0
 STOP_S = 30.0
+REQUEST_S = 10.0
+"""How long a connection of the web may say nothing."""
 log = logging.getLogger("headwater.trainer")
 
 
@@ -225,7 +228,20 @@ def main(
     return 0
 
 
+class _Web(ThreadingMixIn, WSGIServer):
+    """A thread for each connection: an idle one keeps nobody else waiting."""
+
+    daemon_threads = True
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = REQUEST_S
+
+    def handle(self) -> None:
+        """One that says nothing in time, or goes away, is no event either."""
+        with suppress(TimeoutError, ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - upstream's signature
         """A look at the metrics is no event."""
 
@@ -246,7 +262,7 @@ def serve(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
         return metrics(environ, start)
 
     try:
-        server = make_server(host, port, answer, handler_class=_Quiet)
+        server = make_server(host, port, answer, server_class=_Web, handler_class=_Quiet)
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
     threading.Thread(target=server.serve_forever, name="web", daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import urllib.request
@@ -239,3 +240,17 @@ def test_its_web(tmp_path: Path) -> None:
             assert b'headwater_trainer_cycles_total{verdict="accepted"} 0.0' in answer.read()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz")
+
+
+def test_an_idle_connection_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rule: a connection on which nothing is said is closed after a while, without a word; meanwhile others are answered."""
+    monkeypatch.setattr("export.trainer._Quiet.timeout", 1.0)
+    world, port = World(tmp_path), free_port()
+    with serve("127.0.0.1", port, world.trainer.meters.registry), socket.create_connection(("127.0.0.1", port)) as idle:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            assert answer.read() == b"ok\n"
+        idle.settimeout(5)
+        assert idle.recv(1) == b""
+    assert capfd.readouterr().err == ""
