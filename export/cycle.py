@@ -349,7 +349,7 @@ def _plain(tuned: Tuned) -> Mapping[str, Any]:
 
 
 def _left_out(dropped: Dropped | None) -> str:
-    """How many events that were read are not learned from, and why; "" without any.
+    """How many events are not learned from, and why; "" without any.
 
     >>> _left_out(Dropped(unknown_item=3, robot=1))
     '; left out: 3 of an item that is not in the catalogue, 1 of a robot'
@@ -361,6 +361,7 @@ def _left_out(dropped: Dropped | None) -> str:
         "silent_user": "of a user who is erased or wants no lists",
         "duplicate": "doubled",
         "robot": "of a robot",
+        "missing": "not in the log any more",
     }
     counted = msgspec.to_builtins(dropped or Dropped())
     parts = ", ".join(f"{counted[name]} {words}" for name, words in told.items() if counted[name])

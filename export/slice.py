@@ -50,7 +50,9 @@ class People(NamedTuple):
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """Events that were read and not learned from, by why."""
+    """Events that were not learned from, by why. `missing`: offsets at which no record came: the broker had deleted it before it was read,
+    or it is the mark of a transaction.
+    """
 
     unreadable: int = 0
     without_interest: int = 0
@@ -58,6 +60,7 @@ class Dropped(msgspec.Struct, frozen=True):
     silent_user: int = 0
     duplicate: int = 0
     robot: int = 0
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +106,9 @@ class Collector:
         self._parts: list[list[NDArray[Any]]] = [[np.zeros(0, kind) for kind in TYPES]]
         self._counts = dict.fromkeys(Dropped.__struct_fields__, 0)
 
-    def drop(self, why: str) -> None:
-        """Count an event that can't be learned from."""
-        self._counts[why] += 1
+    def drop(self, why: str, count: int = 1) -> None:
+        """Count events that can't be learned from."""
+        self._counts[why] += count
 
     def add(self, event: Event) -> None:
         """Take an event in, if it says something for an item that is known."""

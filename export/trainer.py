@@ -106,7 +106,7 @@ class Trainer:
         self._every_s, self._after, self._least, self._clock = every_s, after_events, least_events, clock
         self.meters = Meters()
         self._began = clock()  # of the time that `every_s` counts from
-        self._read_to: int | None = None  # end offsets, added up, of the last cycle that ended
+        self._read_to: tuple[str, int] | None = None  # log and end offsets, added up, of the last cycle that ended
         self._parent: Manifest | None = None
         self._failures = 0
         self._again_at = 0.0
@@ -148,7 +148,9 @@ class Trainer:
             self.meters.info.labels(active).set(1)
         about = self._parent.metrics.get("cycle", {})
         span = self._feed.span(self._parent.offsets.get(EVENTS, []), str(about.get("log", "")), 1 << 62)
-        return span.count if self._read_to is None else max(0, sum(span.ends) - self._read_to)
+        if self._read_to is None or self._read_to[0] != span.log:  # none yet, or of a log that was made anew since
+            return span.count
+        return max(0, sum(span.ends) - self._read_to[1])
 
     def cycle(self) -> None:
         """Run one as a process, and take its outcome in."""
@@ -156,7 +158,7 @@ class Trainer:
         report = self._work.with_name(f"{self._work.name}-report.json")
         report.unlink(missing_ok=True)
         began = self._clock()
-        ends = sum(self._feed.span([], "", 1 << 62).ends)
+        now = self._feed.span([], "", 1 << 62)
         log.info("cycle_begins new_events=%d", self.new_events())
         self.meters.running.set(1)
         command = [*self._command, "--report", str(report)]
@@ -171,7 +173,7 @@ class Trainer:
             return
         outcome = msgspec.json.decode(report.read_bytes(), type=Outcome)
         self.meters.told(outcome, seconds)
-        self._failures, self._began, self._read_to = 0, self._clock(), ends
+        self._failures, self._began, self._read_to = 0, self._clock(), (now.log, sum(now.ends))
         log.info("cycle_ended %s", json.dumps({"published": outcome.published, "active": outcome.active, "why": outcome.why}))
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:

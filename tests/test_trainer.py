@@ -28,12 +28,13 @@ class Feed:
 
     def __init__(self) -> None:
         self.end = 0
+        self.log = "one"
         self.away = False
 
     def span(self, after: Sequence[int], log: str, most: int) -> Span:
         if self.away:
             raise BrokerError("away", "nobody", "a broker", "look", retryable=True)
-        return Span([sum(after)], [self.end])
+        return Span([min(sum(after) if self.log == "one" else 0, self.end)], [self.end], log=self.log)
 
     def items(self) -> list[Any]:
         raise AssertionError("a trainer does not read items")
@@ -171,6 +172,20 @@ def test_after_a_cycle_it_counts_anew_whatever_the_verdict(tmp_path: Path) -> No
     assert not world.trainer.due()
     world.feed.end = 2_100
     assert world.trainer.due()
+
+
+def test_a_log_made_anew_counts_from_its_beginning(tmp_path: Path) -> None:
+    """Rule: what was read of an old log says nothing of one that was made anew under its name, however short that is."""
+    world = World(tmp_path)
+    world.says.write_text(json.dumps(report(active=False, why="refused: worse")))
+    world.feed.end = 5_000
+    world.trainer.cycle()
+    assert world.trainer.new_events() == 0
+    world.feed.log, world.feed.end = "two", 700
+    assert world.trainer.new_events() == 700
+    assert world.trainer.due()
+    world.trainer.cycle()
+    assert world.trainer.new_events() == 0
 
 
 def test_a_new_parent_is_followed(tmp_path: Path) -> None:
