@@ -25,6 +25,7 @@ LOW_RATING = 3.5
 """A rating below it says nothing for an item (the protocol's limit)."""
 TYPES = (np.uint64, np.int32, np.int64, np.uint64, np.uint64, np.uint8)
 """Of the arrays of a slice."""
+FOREVER = np.iinfo(np.int64).max
 
 
 class People(NamedTuple):
@@ -43,6 +44,18 @@ class People(NamedTuple):
             user = other
             seen.add(user)
         return user
+
+    def allow(self, events: Slice) -> NDArray[np.bool_]:
+        """(E,) which events that were collected before may still be learned from. What an alias says holds for the user it is as well: the
+        events do not tell any more under which of the two names they came.
+        """
+        until: dict[int, int] = {}
+        for user in (*self.erased, *self.silent):
+            for one in (user, self.of(user)):
+                until[one] = max(until.get(one, -1), FOREVER if user in self.silent else self.erased[user])
+        users, own = np.unique(events.users, return_inverse=True)
+        last = np.array([max(until.get(user, -1), until.get(self.of(user), -1)) for user in users.tolist()], np.int64)
+        return np.asarray(events.times > last[own], bool)
 
     def keep_silent(self, user: int, time: int) -> bool:
         """Whether an event of this user at this time (ms) is not to be learned from."""

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ class Trainer:
         every_s: time after which a cycle begins.
         after_events: new events after which one begins at once; 0: only by time.
         least_events: new events below which none begins.
-        work: a folder for reports.
+        work: a folder in which reports come and go.
         clock: seconds, rising.
     """
 
@@ -155,8 +156,10 @@ class Trainer:
     def cycle(self) -> None:
         """Run one as a process, and take its outcome in."""
         self._work.mkdir(parents=True, exist_ok=True)
-        report = self._work.with_name(f"{self._work.name}-report.json")
-        report.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="trainer-", dir=self._work) as own:  # another trainer may have the same folder
+            self._cycle(Path(own) / "report.json")
+
+    def _cycle(self, report: Path) -> None:
         began = self._clock()
         now = self._feed.span([], "", 1 << 62)
         log.info("cycle_begins new_events=%d", self.new_events())
