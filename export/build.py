@@ -258,7 +258,7 @@ def _verdict(serving: str, variants: Mapping[str, Variant]) -> str:
     if not others:
         return "fp32: no quantized form was tried"
     if not any(v.compared for v in others):
-        return f"fp32 serves, as nothing was compared: {others[0].note}"
+        return f"fp32, as no other form was compared ({others[0].note})"
     if serving == "fp32":
         return "fp32: no quantized form was both near enough and faster"
     return f"{serving}: {variants[serving].overlap:.3f} of the fp32 top 10 kept"
