@@ -9,7 +9,7 @@ from engine.manifest import Compared
 from engine.pooling import centre_rows
 from engine.space import Floats
 from engine.user import Limits
-from export.gate import FEWEST, FEWEST_USERS, LIST, TEXT, Judged, compared, evenly, judge, reasons_against
+from export.gate import FEWEST, FEWEST_USERS, LIST, ONE_IN, TEXT, Judged, compared, evenly, judge, reasons_against
 from tests.training_shop import FAMILIES, SIZE, shop
 
 SURE = Compared(500, 0.10, 0.20, 0.08, 0.12, users=60)
@@ -52,14 +52,14 @@ def test_reasons(text: Compared, served: Compared, word: str) -> None:
 
 @pytest.mark.parametrize("counts", [[400, 90, *[3] * 60], [1_000, *[1] * 99], [5] * 40, [7] * 30])
 def test_no_user_outweighs_the_others(counts: list[int]) -> None:
-    """Rule: of no user more than one in thirty of the cases counts, and no case is left out that need not be; the same ones each time."""
+    """Rule: of no user more than one in ten of the cases counts, and no case is left out that need not be; the same ones each time."""
     users = np.repeat([f"u{n}" for n in range(len(counts))], counts).tolist()
     kept = evenly(users)
     _, found = np.unique(np.array(users)[kept], return_counts=True)
     assert len(found) == len(counts)
-    assert found.max() * FEWEST_USERS <= len(kept)
+    assert found.max() * ONE_IN <= len(kept)
     one_more = found.max() + 1
-    assert len(kept) == len(users) or one_more * FEWEST_USERS > np.minimum(counts, one_more).sum()
+    assert len(kept) == len(users) or one_more * ONE_IN > np.minimum(counts, one_more).sum()
     np.testing.assert_array_equal(kept, evenly(users))
 
 
