@@ -160,6 +160,22 @@ def columns_of(kind: Kind, header: Sequence[str], own: Mapping[str, str] | None 
     return Columns(kind, tuple((places[name], None) if name in places else (kind.rest, name) for name in header))
 
 
+def own_columns(kind: Kind, texts: Sequence[str]) -> dict[str, str]:
+    """Own column -> field, from `COLUMN=FIELD` as `--map` takes it.
+
+    >>> own_columns(ITEMS, ["sku=item_id"])
+    {'sku': 'item_id'}
+
+    Raises:
+        BadSettings: one has another form, or names a field that the contract does not have.
+    """
+    pairs = [text.rpartition("=") for text in texts]
+    if wrong := [text for text, (column, _, name) in zip(texts, pairs, strict=True) if not column or name not in kind.fields]:
+        expected = "COLUMN=FIELD, a field of " + ", ".join(kind.fields)
+        raise BadSettings([Problem("map", "bad_mapping", repr(text), expected, "write --map sku=item_id") for text in wrong])
+    return {column: name for column, _, name in pairs}
+
+
 def _find(kind: Kind, aliases: Callable[[str], Sequence[str]], free: dict[str, str], taken: dict[str, str]) -> None:
     for field in kind.fields:
         found = next((free.pop(alias) for alias in aliases(field) if field not in taken and alias in free), None)

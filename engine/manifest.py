@@ -44,13 +44,16 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """NDCG@10 of two generations on the same cases, and the 95 % interval of the difference, candidate less active, drawn by user."""
+    """NDCG@10 of two generations on the same cases, and the 95 % interval of the difference, candidate less active, drawn by user.
+    ``users``: whose cases these are; 0 where an older release made it, which did not count them.
+    """
 
     cases: int
     active: float
     candidate: float
     low: float
     high: float
+    users: int = 0
 
     @property
     def difference(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.errors import ArtefactError
+from engine.generation import sha256_of
 from export.checkpoint import TOKENIZERS, WEIGHTS, Checkpoint
 
 SWITCHES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
@@ -54,10 +56,8 @@ def pack(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         OSError: a file can't be read or written.
     """
-    found = {p for name in _KEPT if (p := checkpoint.folder / name).is_file()}
-    found |= {p for shape in _SHARDS for p in checkpoint.folder.glob(shape)}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for file in sorted(found):
+        for file in _files_of(checkpoint):
             with file.open("rb") as data:
                 info = tarfile.TarInfo(file.name)
                 info.size = file.stat().st_size
@@ -66,6 +66,16 @@ def pack(checkpoint: Checkpoint, path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data_)
             tar.addfile(info, io.BytesIO(data_))
+
+
+def contents_of(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """What `pack` would write, (name, sha256): other weights, tokens or settings in the same folder are another checkpoint.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    found = [(file.name, sha256_of(file)) for file in _files_of(checkpoint)]
+    return found + [(name, hashlib.sha256(data).hexdigest()) for name, data in settings_of(checkpoint)]
 
 
 def unpack(path: Path, folder: Path) -> Path:
@@ -80,3 +90,8 @@ def unpack(path: Path, folder: Path) -> Path:
     except (OSError, tarfile.TarError) as error:
         raise ArtefactError("bad_checkpoint", f"{path.name}: {error}", "a packed checkpoint", "export the generation again") from error
     return folder
+
+
+def _files_of(checkpoint: Checkpoint) -> list[Path]:
+    found = {p for name in _KEPT if (p := checkpoint.folder / name).is_file()}
+    return sorted(found | {p for shape in _SHARDS for p in checkpoint.folder.glob(shape)})

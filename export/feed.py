@@ -37,7 +37,7 @@ class Span(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """Records at most: compacted or aborted ones are missing."""
+        """Records at most: at some offsets there is none, such as the marks of transactions."""
         return sum(self.ends) - sum(self.begins)
 
 
@@ -81,7 +81,7 @@ class Topics:
     Args:
         client: kafka-python's settings.
         events: full name of the topic; so `catalogue` and `users`.
-        log: which log `events` is: its offsets mean nothing in another one.
+        log: tells which log `events` is now: its offsets mean nothing in another one, made anew under the name.
         max_bytes: largest record that is looked into.
     """
 
@@ -89,7 +89,7 @@ class Topics:
     events: str
     catalogue: str
     users: str
-    log: str
+    log: Callable[[], str]
     types: Mapping[str, float]
     max_bytes: int
 
@@ -129,17 +129,19 @@ class Topics:
 
     def span(self, after: Sequence[int], log: str, most: int) -> Span:
         """What there is now."""
+        now = self.log()
         with self._consumer() as consumer:
             places = _places(consumer, self.events)
             first, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
-        known = [*after, *([0] * len(places))] if log == self.log else [0] * len(places)
+        known = [*after, *([0] * len(places))] if log == now else [0] * len(places)
         begins = [min(max(first[tp], known[n]), ends[tp]) for n, tp in enumerate(places)]
         begins, skipped = newest(begins, [ends[tp] for tp in places], most)
-        return Span(begins, [ends[tp] for tp in places], skipped, self.log)
+        return Span(begins, [ends[tp] for tp in places], skipped, now)
 
     def read(self, span: Span, into: Collector, progress: Progress) -> None:
-        """Hand the events of a span over, partition by partition as they come."""
+        """Hand the events of a span over, partition by partition as they come; offsets without a record are counted as missing."""
         wanted = {n: (begin, end) for n, (begin, end) in enumerate(zip(span.begins, span.ends, strict=True)) if begin < end}
+        done = 0
         for done, record in enumerate(self._records(self.events, wanted), 1):
             try:
                 into.add(decode_event(record.value, record.key, types=self.types, max_bytes=self.max_bytes))
@@ -147,6 +149,7 @@ class Topics:
                 into.drop("unreadable")
             if done % AT_ONCE == 0:
                 progress(done, span.count)
+        into.drop("missing", span.count - done)
         progress(span.count, span.count)
 
     def _all(self, topic: str) -> Iterator[Any]:
@@ -157,7 +160,7 @@ class Topics:
         yield from self._records(topic, wanted)
 
     def _records(self, topic: str, wanted: Mapping[int, tuple[int, int]]) -> Iterator[Any]:
-        """Records of the ranges, in order within a partition."""
+        """Records of the ranges, in order within a partition; what the broker deletes meanwhile is passed over."""
         left = {TopicPartition(topic, partition): end for partition, (_, end) in wanted.items()}
         if not left:
             return
@@ -169,8 +172,8 @@ class Topics:
             while left:
                 polled = consumer.poll(timeout_ms=POLL_MS, max_records=AT_ONCE)
                 for tp, records in polled.items():
-                    end = left.get(tp, 0)
-                    yield from (record for record in records if record.offset < end)
+                    begin, end = wanted[tp.partition]
+                    yield from (record for record in records if begin <= record.offset < end)
                 for tp in [tp for tp, end in left.items() if consumer.position(tp) >= end]:  # beyond gaps too
                     del left[tp]
                     consumer.pause(tp)
@@ -201,7 +204,8 @@ class _Open:
 
     def __enter__(self) -> Any:
         try:
-            self._consumer = KafkaConsumer(**self._client, group_id=None, enable_auto_commit=False)
+            # earliest: where retention overtakes us we go on with the oldest that is left, not with what comes next
+            self._consumer = KafkaConsumer(**self._client, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest")
         except KafkaError as error:
             raise _broken(error) from error
         return self._consumer

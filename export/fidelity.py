@@ -129,7 +129,7 @@ def judge(
     rated = speeds({"fp32": fp32, **others}, sample)
     variants = {"fp32": msgspec.structs.replace(fp32.variant, texts_per_s=rated["fp32"])}
     if len(sample) < FEWEST:
-        note = f"not proven: {len(sample)} different texts, {FEWEST} needed"
+        note = f"not proven: {len(sample)} different texts to compare on, {FEWEST} needed"
         for name, e in others.items():
             variants[name] = msgspec.structs.replace(
                 e.variant, texts_per_s=rated[name], note=note, overlap=0.0, min_cosine=0.0, mean_cosine=0.0

@@ -1,4 +1,5 @@
-"""Who may train: a lease in the registry, renewed while a cycle runs, so that no two trainers make the same generation. No training.
+"""Who may train: a lease in the registry, renewed while a cycle runs, so that no two trainers make the same generation; and a lock on the
+work folder, so that no two registries' trainers remove each other's files. No training.
 
 A lease is a small object beside the generations that names its holder and until when it holds. Taking one: nobody else's holds; write ours;
 after a moment it still stands as ours. Object stores and shared folders can do no more; the clocks of trainers must agree to within
@@ -7,12 +8,15 @@ after a moment it still stands as ours. Object stores and shared folders can do 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +30,23 @@ HOLDS_S = 20.0
 GRACE_S = 5.0
 SETTLE_S = 0.2
 """Between writing a claim and looking whether it stands: what was written is listed at once (S3, GCS, Azure, file systems)."""
+
+
+@contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Keep other cycles of this machine out of a folder while inside; a file beside it is locked, of which the system lets go if we die.
+
+    Raises:
+        ArtefactError: another cycle is in there.
+    """
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with work.with_name(f"{work.name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            found, remedy = f"another cycle at work in {work}", "wait until it is done, or set HEADWATER_TRAIN_DIR to another folder"
+            raise ArtefactError("train_dir_busy", found, "a folder of its own", remedy, retryable=True) from error
+        yield
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -119,7 +140,7 @@ class Lease:
         raw = self._registry.read_mark(NAME)
         try:
             return None if raw is None else msgspec.json.decode(raw, type=Held)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None  # half written by one that died
 
     def _write(self) -> None:

@@ -25,6 +25,7 @@ LOW_RATING = 3.5
 """A rating below it says nothing for an item (the protocol's limit)."""
 TYPES = (np.uint64, np.int32, np.int64, np.uint64, np.uint64, np.uint8)
 """Of the arrays of a slice."""
+FOREVER = np.iinfo(np.int64).max
 
 
 class People(NamedTuple):
@@ -44,13 +45,27 @@ class People(NamedTuple):
             seen.add(user)
         return user
 
+    def allow(self, events: Slice) -> NDArray[np.bool_]:
+        """(E,) which events that were collected before may still be learned from. What an alias says holds for the user it is as well: the
+        events do not tell any more under which of the two names they came.
+        """
+        until: dict[int, int] = {}
+        for user in (*self.erased, *self.silent):
+            for one in (user, self.of(user)):
+                until[one] = max(until.get(one, -1), FOREVER if user in self.silent else self.erased[user])
+        users, own = np.unique(events.users, return_inverse=True)
+        last = np.array([max(until.get(user, -1), until.get(self.of(user), -1)) for user in users.tolist()], np.int64)
+        return np.asarray(events.times > last[own], bool)
+
     def keep_silent(self, user: int, time: int) -> bool:
         """Whether an event of this user at this time (ms) is not to be learned from."""
         return user in self.silent or time <= self.erased.get(user, -1)
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """Events that were read and not learned from, by why."""
+    """Events that were not learned from, by why. `missing`: offsets at which no record came: the broker had deleted it before it was read,
+    or it is the mark of a transaction.
+    """
 
     unreadable: int = 0
     without_interest: int = 0
@@ -58,6 +73,7 @@ class Dropped(msgspec.Struct, frozen=True):
     silent_user: int = 0
     duplicate: int = 0
     robot: int = 0
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +119,13 @@ class Collector:
         self._parts: list[list[NDArray[Any]]] = [[np.zeros(0, kind) for kind in TYPES]]
         self._counts = dict.fromkeys(Dropped.__struct_fields__, 0)
 
-    def drop(self, why: str) -> None:
-        """Count an event that can't be learned from."""
-        self._counts[why] += 1
+    def drop(self, why: str, count: int = 1) -> None:
+        """Count events that can't be learned from."""
+        self._counts[why] += count
 
     def add(self, event: Event) -> None:
         """Take an event in, if it says something for an item that is known."""
-        low = event.type == "rating" and event.value is not None and event.value < LOW_RATING
+        low = event.type == "rating" and event.value is not None and not event.value >= LOW_RATING  # NaN too
         if event.item_id is None or self.weights.get(event.type, 0.0) <= 0 or low:
             return self.drop("without_interest")
         at = self.index.get(event.item_id)

@@ -61,11 +61,13 @@ def main(
 def tell(outcome: Outcome, console: Console) -> None:
     """The outcome for people."""
     if outcome.gate is not None:
-        table = Table("", f"{outcome.parent}", f"{outcome.published}", "times", "difference, 95 %", "cases", box=None)
+        table = Table("", f"{outcome.parent}", f"{outcome.published}", "times", "difference, 95 %", "cases", "users", box=None)
         for kind, one in outcome.gate.lists.items():
             times = f"{one.candidate / one.active:.2f}" if one.active else ""
             between = f"{one.difference:+.4f}  {one.low:+.4f} to {one.high:+.4f}"
-            table.add_row(KINDS.get(kind, kind), f"{one.active:.4f}", f"{one.candidate:.4f}", times, between, str(one.cases))
+            table.add_row(
+                KINDS.get(kind, kind), f"{one.active:.4f}", f"{one.candidate:.4f}", times, between, str(one.cases), str(one.users)
+            )
         console.print("NDCG@10 on events that neither was trained on")
         console.print(table)
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in outcome.seconds.items())

@@ -11,13 +11,15 @@ import logging
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
@@ -34,6 +36,8 @@ AGAIN_S = 60.0
 """After a failure, doubled with each further one."""
 LONGEST_S = 3_600.0
 STOP_S = 30.0
+REQUEST_S = 10.0
+"""How long a connection of the web may say nothing."""
 log = logging.getLogger("headwater.trainer")
 
 
@@ -80,7 +84,7 @@ class Trainer:
         every_s: time after which a cycle begins.
         after_events: new events after which one begins at once; 0: only by time.
         least_events: new events below which none begins.
-        work: a folder for reports.
+        work: a folder in which reports come and go.
         clock: seconds, rising.
     """
 
@@ -103,7 +107,7 @@ class Trainer:
         self._every_s, self._after, self._least, self._clock = every_s, after_events, least_events, clock
         self.meters = Meters()
         self._began = clock()  # of the time that `every_s` counts from
-        self._read_to: int | None = None  # end offsets, added up, of the last cycle that ended
+        self._read_to: tuple[str, int] | None = None  # log and end offsets, added up, of the last cycle that ended
         self._parent: Manifest | None = None
         self._failures = 0
         self._again_at = 0.0
@@ -145,15 +149,19 @@ class Trainer:
             self.meters.info.labels(active).set(1)
         about = self._parent.metrics.get("cycle", {})
         span = self._feed.span(self._parent.offsets.get(EVENTS, []), str(about.get("log", "")), 1 << 62)
-        return span.count if self._read_to is None else max(0, sum(span.ends) - self._read_to)
+        if self._read_to is None or self._read_to[0] != span.log:  # none yet, or of a log that was made anew since
+            return span.count
+        return max(0, sum(span.ends) - self._read_to[1])
 
     def cycle(self) -> None:
         """Run one as a process, and take its outcome in."""
         self._work.mkdir(parents=True, exist_ok=True)
-        report = self._work.with_name(f"{self._work.name}-report.json")
-        report.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="trainer-", dir=self._work) as own:  # another trainer may have the same folder
+            self._cycle(Path(own) / "report.json")
+
+    def _cycle(self, report: Path) -> None:
         began = self._clock()
-        ends = sum(self._feed.span([], "", 1 << 62).ends)
+        now = self._feed.span([], "", 1 << 62)
         log.info("cycle_begins new_events=%d", self.new_events())
         self.meters.running.set(1)
         command = [*self._command, "--report", str(report)]
@@ -168,7 +176,7 @@ class Trainer:
             return
         outcome = msgspec.json.decode(report.read_bytes(), type=Outcome)
         self.meters.told(outcome, seconds)
-        self._failures, self._began, self._read_to = 0, self._clock(), ends
+        self._failures, self._began, self._read_to = 0, self._clock(), (now.log, sum(now.ends))
         log.info("cycle_ended %s", json.dumps({"published": outcome.published, "active": outcome.active, "why": outcome.why}))
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
@@ -225,7 +233,20 @@ def main(
     return 0
 
 
+class _Web(ThreadingMixIn, WSGIServer):
+    """A thread for each connection: an idle one keeps nobody else waiting."""
+
+    daemon_threads = True
+
+
 class _Quiet(WSGIRequestHandler):
+    timeout = REQUEST_S
+
+    def handle(self) -> None:
+        """One that says nothing in time, or goes away, is no event either."""
+        with suppress(TimeoutError, ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - upstream's signature
         """A look at the metrics is no event."""
 
@@ -246,7 +267,7 @@ def serve(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
         return metrics(environ, start)
 
     try:
-        server = make_server(host, port, answer, handler_class=_Quiet)
+        server = make_server(host, port, answer, server_class=_Web, handler_class=_Quiet)
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"{host}:{port}") from error
     threading.Thread(target=server.serve_forever, name="web", daemon=True).start()

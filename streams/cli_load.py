@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,11 +35,11 @@ def load_items(
     broker: Broker = None,
 ) -> None:
     """Send a catalogue to the topic items: item_id and title, and what else the contract has; other columns become attributes."""
-    from engine.columns import ITEMS
+    from engine.columns import ITEMS, own_columns
     from engine.filerecords import Recipe
 
     settings = settings_of(context, broker)
-    recipe = Recipe(ITEMS, _fields(own, ITEMS.fields), max_bytes=settings.max_record_bytes)
+    recipe = Recipe(ITEMS, own_columns(ITEMS, own or ()), max_bytes=settings.max_record_bytes)
     _load(settings, recipe, file, strict=strict, dry_run=dry_run, named=named)
 
 
@@ -58,7 +57,7 @@ def load_events(
     broker: Broker = None,
 ) -> None:
     """Send events to the topic events: user_id, item_id, timestamp and type; other columns become context."""
-    from engine.columns import EVENTS
+    from engine.columns import EVENTS, own_columns
     from engine.filerecords import Recipe
 
     settings = settings_of(context, broker)
@@ -67,21 +66,8 @@ def load_events(
         raise BadSettings([Problem("type", "bad_choice", ", ".join(plain), "one type for rows without one", "give --type once without =")])
     types = mapping_of([one for one in kind or () if "=" in one])
     default = plain[0] if plain else ""
-    recipe = Recipe(EVENTS, _fields(own, EVENTS.fields), types, default, settings.event_weights, settings.max_record_bytes)
+    recipe = Recipe(EVENTS, own_columns(EVENTS, own or ()), types, default, settings.event_weights, settings.max_record_bytes)
     _load(settings, recipe, file, strict=strict, dry_run=dry_run, named=named)
-
-
-def _fields(own: list[str] | None, fields: Collection[str]) -> dict[str, str]:
-    """Own column -> field, from `--map` arguments.
-
-    Raises:
-        BadSettings: one has another form, or names a field that the contract does not have.
-    """
-    pairs = [text.rpartition("=") for text in own or ()]
-    if wrong := [text for text, (column, _, name) in zip(own or (), pairs, strict=True) if not column or name not in fields]:
-        expected = "COLUMN=FIELD, a field of " + ", ".join(fields)
-        raise BadSettings([Problem("map", "bad_mapping", repr(text), expected, "write --map sku=item_id") for text in wrong])
-    return {column: name for column, _, name in pairs}
 
 
 def _load(settings: Settings, recipe: Recipe, path: str, *, strict: bool, dry_run: bool, named: int) -> None:

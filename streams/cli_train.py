@@ -106,7 +106,7 @@ def _live(settings: Settings) -> Any:
         events=names.events,
         catalogue=names.items,
         users=names.users,
-        log=topics.epochs(client, [names.events])[names.events],
+        log=lambda: topics.epochs(client, [names.events])[names.events],
         types=settings.event_weights,
         max_bytes=settings.max_record_bytes,
     )

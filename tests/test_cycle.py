@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +16,15 @@ import pytest
 from engine.errors import ArtefactError
 from engine.generation import Generation
 from engine.manifest import CHECKPOINT, RANKER, Manifest
+from engine.partition import hash64
+from engine.records import Item
 from engine.registry import Registry
 from engine.user import DEFAULT_WEIGHTS
 from export.build import build
 from export.cycle import Cycle, Outcome, Plan
 from export.feed import Recorded
 from export.lease import Lease
+from export.slice import People
 from export.tune import Tuning
 from tests import tiny_bert
 from tests.training_shop import shop
@@ -212,6 +216,153 @@ def test_a_journal_that_was_half_written(world: World) -> None:
     (world.folder / "work").mkdir()
     (world.folder / "work" / "journal.json").write_text('{"key":')
     assert world.cycle().active
+
+
+def killed_at(step: str) -> Any:
+    """What ends a cycle there."""
+
+    def watch(stage: str, *_: int) -> None:
+        if stage == step:
+            raise Killed
+
+    return watch
+
+
+@dataclass
+class Asked(Recorded):
+    """A recorded shop whose users have said something."""
+
+    said: People = field(default_factory=People)
+
+    def people(self) -> People:
+        """What they said."""
+        return self.said
+
+
+USERS = sorted({hash64(row.user) for row in DATA.rows})
+
+
+@pytest.mark.parametrize("step", ["prepare", "export to ONNX", "judge the candidate"])
+def test_who_has_meanwhile_opted_out_is_not_learned_from(world: World, step: str) -> None:
+    """Rule: a cycle that goes on asks anew who wants to be learned from; the events of those who do not go, and what was tuned on them."""
+    feed, seen = Asked(DATA), set[str]()
+    with pytest.raises(Killed):
+        world.cycle(feed=feed, watch=killed_at(step))
+    feed.said = People(frozenset(USERS[:20]), {USERS[20]: USERS[21]}, {USERS[20]: 1 << 52, USERS[22]: 1 << 52})
+    gone = {*USERS[:23]}
+    outcome = world.cycle(feed=feed, watch=lambda stage, *_: seen.add(stage))
+    manifest = world.registry.manifest(outcome.published or "")
+    left = sum(hash64(row.user) not in gone for row in DATA.rows)
+    assert "tune" in seen
+    assert manifest.metrics["cycle"]["dropped"]["silent_user"] == sum(hash64(row.user) in gone for row in DATA.rows)
+    assert manifest.metrics["cycle"]["events"] <= left
+    assert manifest.gate is not None
+    assert manifest.gate.lists["text"].users <= len(USERS) - len(gone)
+
+
+def test_nobody_is_left_to_learn_from(world: World) -> None:
+    """Rule: where all whose events were read have opted out, the cycle ends with nothing, however far it was."""
+    feed = Asked(DATA)
+    with pytest.raises(Killed):
+        world.cycle(feed=feed, watch=killed_at("export to ONNX"))
+    feed.said = People(frozenset(USERS))
+    outcome = world.cycle(feed=feed)
+    assert outcome.published is None
+    assert "of a user who is erased or wants no lists" in outcome.why
+
+
+def test_who_opted_out_is_left_out_once(world: World) -> None:
+    """Rule: what was tuned without them is kept when the cycle is killed once more."""
+    feed = Asked(DATA)
+    with pytest.raises(Killed):
+        world.cycle(feed=feed, watch=killed_at("export to ONNX"))
+    feed.said = People(frozenset(USERS[:20]))
+    with pytest.raises(Killed):
+        world.cycle(feed=feed, watch=killed_at("export to ONNX"))
+    seen: list[str] = []
+    assert world.cycle(feed=feed, watch=lambda stage, *_: seen.append(stage)).published
+    assert not {"read", "prepare", "tune"} & set(seen)
+
+
+@pytest.mark.parametrize("name", ["slice.npz", "model.safetensors", "vectors-*.npy", "journal.json"])
+def test_a_damaged_file_in_the_work_folder(world: World, name: str) -> None:
+    """Rule: a file that a crash has left half written, or that is another one, costs the work that it held, nothing else."""
+    feed = Recorded(replace(DATA, items=(*DATA.items, Item("new", "one more"))))  # its vector for the parent is made and kept
+    with pytest.raises(Killed):
+        world.cycle(feed=feed, watch=killed_at("judge the candidate"))
+    found = list((world.folder / "work").rglob(name))
+    assert found
+    for path in found:
+        path.write_bytes(b'{"key":"\xff"}' if name == "journal.json" else path.read_bytes()[: path.stat().st_size // 2])
+    assert world.cycle(feed=feed).active
+
+
+def test_the_held_out_events_stay_held_out(world: World) -> None:
+    """Rule: a cycle that goes on judges on no event that it has trained on, also when items have gone meanwhile."""
+    with pytest.raises(Killed):
+        world.cycle(watch=killed_at("export to ONNX"))
+    cut_ms = json.loads((world.folder / "work" / "journal.json").read_text())["cut"]
+    held_out = Counter(row.item_id for row in DATA.rows if row.time * 1000 >= cut_ms)
+    late = Counter({item_id: n / sum(row.item_id == item_id for row in DATA.rows) for item_id, n in held_out.items()})
+    gone = {item_id for item_id, _ in late.most_common(20)}
+    outcome = world.cycle(feed=Recorded(replace(DATA, items=tuple(one for one in DATA.items if one.item_id not in gone))))
+    manifest = world.registry.manifest(outcome.published or "")
+    assert manifest.gate is not None
+    assert 0 < manifest.gate.held_out <= sum(n for item_id, n in held_out.items() if item_id not in gone)
+
+
+def test_other_weights_in_the_same_folder_are_another_checkpoint(world: World, tmp_path: Path) -> None:
+    """Rule: a verdict is that of a checkpoint's files, not of the folder that they lie in."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tiny_bert.write_checkpoint(tmp_path / "own")
+    plan = msgspec.structs.replace(PLAN, checkpoint=str(folder), as_it_is=True)
+    published = []
+    for seed in (98, 99, 99):
+        torch.manual_seed(seed)
+        BertModel(BertConfig.from_pretrained(str(folder))).save_pretrained(str(folder))
+        published.append(world.cycle(plan).published)
+    assert published == ["g-000002", "g-000003", "g-000003"]
+
+
+@pytest.mark.parametrize("manifest", ['{"format": 99}', "no manifest", '{"format": 1, "id": "\\ud800'])
+def test_a_manifest_of_another_generation_that_can_t_be_read(world: World, manifest: str) -> None:
+    """Rule: what another release published, or somebody damaged, does not keep this one from training."""
+    (world.folder / "registry" / "g-000007").mkdir()
+    (world.folder / "registry" / "g-000007" / "manifest.json").write_text(manifest)
+    assert world.cycle().published == "g-000008"
+
+
+@pytest.mark.parametrize("name, made", [("../../outside", True), ("..", False), ("a/..", False), ("/", False), ("a\0b", False)])
+def test_a_registry_does_not_choose_where_the_trainer_writes(world: World, name: str, made: bool) -> None:
+    """Rule: the name of an encoder that stands in a manifest leads to no place outside the work folder."""
+    path = world.folder / "registry" / "g-000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["encoder"]["name"] = name
+    path.write_text(json.dumps(manifest))
+    before = sorted(world.folder.rglob("*"))
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - Killed is none of Exception
+        world.cycle(watch=killed_at("prepare"))
+    assert isinstance(caught.value, Killed if made else ArtefactError)
+    assert [path for path in sorted(world.folder.rglob("*")) if path not in before and "work" not in str(path)] == []
+
+
+def test_two_registries_and_one_work_folder(world: World) -> None:
+    """Rule: a cycle that finds another one in its work folder says so, and touches nothing there."""
+    busy: list[str] = []
+
+    def watch(stage: str, *_: int) -> None:
+        if stage == "judge the candidate" and not busy:
+            other = Cycle(Registry(str(world.folder / "empty")), Recorded(DATA), Board("g-000001"), PLAN, world.folder / "work", watch)
+            with pytest.raises(ArtefactError) as caught:
+                other.run()
+            assert caught.value.retryable
+            assert "HEADWATER_TRAIN_DIR" in caught.value.remedy
+            busy.append(caught.value.code)
+
+    assert world.cycle(watch=watch).active
+    assert busy == ["train_dir_busy"]
 
 
 def test_held_after_a_rollback(world: World) -> None:

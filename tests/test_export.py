@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from engine.encoder import CPU, Encoder, open_tokenizer
-from engine.errors import ArtefactError, DatasetError
+from engine.errors import ArtefactError, BadSettings, DatasetError
 from engine.generation import Generation
 from engine.manifest import TOKENIZER, Variant
 from engine.pooling import Pooling, unit
@@ -185,6 +185,7 @@ def test_a_small_catalogue_is_served_in_fp32(checkpoint: Path, tmp_path: Path, c
     manifest = build(checkpoint, catalogue(count), registry, tried=(FULL,)).manifest
     assert manifest.serving == "fp32"
     assert "not proven" in manifest.variants[FULL.name].note
+    assert manifest.metrics["fidelity"]["verdict"].endswith(f"(not proven: {count} different texts to compare on, {FEWEST} needed)")
     opened = Generation.open(registry.fetch(manifest.id))
     assert opened.vectors.shape == (count, tiny_bert.DIMS)
     assert np.isfinite(opened.vectors).all()
@@ -367,6 +368,43 @@ def test_the_command_publishes(checkpoint: Path, tmp_path: Path) -> None:
     assert "2 of 8 lines left out" in done.stderr
     opened = Generation.open(tmp_path / "registry" / "g-000001")
     assert opened.manifest.items == 6
+
+
+def test_what_was_not_compared_shows_no_figures(checkpoint: Path, tmp_path: Path) -> None:
+    """Where texts are too few to compare forms of the encoder, the table has dashes and no zeros, and the line above it says why."""
+    (tmp_path / "items.jsonl").write_bytes(b"\n".join(msgspec.json.encode(item) for item in catalogue(3)))
+    arguments = [str(checkpoint), "--catalogue", str(tmp_path / "items.jsonl"), "--registry", str(tmp_path / "registry"), "--threads", "1"]
+    done = CliRunner().invoke(export_command, arguments)
+    assert done.exit_code == 0, done.output
+    assert f"no other form was compared (not proven: 3 different texts to compare on, {FEWEST} needed" in done.stderr
+    assert "0.000" not in done.stderr
+    assert "near enough" not in done.stderr
+    done = CliRunner().invoke(export_command, [*arguments, "--precision", "fp32"])
+    assert "no quantized form was tried" in done.stderr
+
+
+def test_own_columns_of_a_catalogue(checkpoint: Path, tmp_path: Path) -> None:
+    """`--map COLUMN=FIELD` is that of `headwater items load`: it goes before names; wrong ones are wrong settings."""
+    (tmp_path / "items.csv").write_text("Nr,Bezeichnung,title\na,kaba lodo,x\n")
+    arguments = [
+        str(checkpoint),
+        "--catalogue",
+        str(tmp_path / "items.csv"),
+        "--registry",
+        str(tmp_path / "registry"),
+        "--precision",
+        "fp32",
+    ]
+    mapped = ["--map", "Nr=item_id", "--map", "Bezeichnung=title"]
+    assert CliRunner().invoke(export_command, [*arguments, *mapped]).exit_code == 0
+    opened = Generation.open(tmp_path / "registry" / "g-000001")
+    assert opened.item_ids == ("a",)
+    assert opened.text_hashes == (text_hash(item_text(Item("a", "kaba lodo", attributes={"title": "x"}))),)
+    for wrong in (["--map", "Nr"], ["--map", "Nr=number"], ["--map", "Number=item_id"]):
+        assert isinstance(CliRunner().invoke(export_command, [*arguments, *wrong]).exception, BadSettings)
+    for without in ([], ["--catalogue", str(tmp_path)]):
+        done = CliRunner().invoke(export_command, [str(checkpoint), *without, "--map", "Nr=item_id"])
+        assert "leave --map out" in str(done.exception)
 
 
 def test_the_command_fails_in_words(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from engine.manifest import Compared
 from engine.pooling import centre_rows
 from engine.space import Floats
 from engine.user import Limits
-from export.gate import FEWEST, LIST, TEXT, Judged, compared, judge, reasons_against
+from export.gate import FEWEST, FEWEST_USERS, LIST, ONE_IN, TEXT, Judged, compared, evenly, judge, reasons_against
 from tests.training_shop import FAMILIES, SIZE, shop
 
-SURE = Compared(500, 0.10, 0.20, 0.08, 0.12)
+SURE = Compared(500, 0.10, 0.20, 0.08, 0.12, users=60)
 
 
 def test_the_interval_is_that_of_users_not_of_cases() -> None:
@@ -38,15 +38,51 @@ def test_the_interval_holds_what_it_says() -> None:
 @pytest.mark.parametrize(
     "text, served, word",
     [
-        (Compared(FEWEST - 1, 0.1, 0.9, 0.7, 0.9), SURE, "cases to compare on"),
-        (Compared(500, 0.1, 0.11, -0.001, 0.02), SURE, "not better for certain"),
-        (Compared(500, 0.1, 0.1, float("nan"), float("nan")), SURE, "not better for certain"),
-        (SURE, Compared(500, 0.1, 0.09, -0.02, 0.001), "more than 5% worse"),
+        (Compared(FEWEST - 1, 0.1, 0.9, 0.7, 0.9, users=60), SURE, "cases to compare on"),
+        (Compared(500, 0.1, 0.9, 0.7, 0.9, users=FEWEST_USERS - 1), SURE, "29 users to compare on, 30 needed"),
+        (Compared(500, 0.1, 0.11, -0.001, 0.02, users=60), SURE, "not better for certain"),
+        (Compared(500, 0.1, 0.1, float("nan"), float("nan"), users=60), SURE, "not better for certain"),
+        (SURE, Compared(500, 0.1, 0.09, -0.02, 0.001, users=60), "more than 5% worse"),
     ],
 )
 def test_reasons(text: Compared, served: Compared, word: str) -> None:
     """Rule: too few cases, a gain that may be chance, and lists that may be worse are each refused, and named."""
     assert any(word in reason for reason in reasons_against({TEXT: text, LIST: served}))
+
+
+@pytest.mark.parametrize("counts", [[400, 90, *[3] * 60], [1_000, *[1] * 99], [5] * 40, [7] * 30])
+def test_no_user_outweighs_the_others(counts: list[int]) -> None:
+    """Rule: of no user more than one in ten of the cases counts, and no case is left out that need not be; the same ones each time."""
+    users = np.repeat([f"u{n}" for n in range(len(counts))], counts).tolist()
+    kept = evenly(users)
+    _, found = np.unique(np.array(users)[kept], return_counts=True)
+    assert len(found) == len(counts)
+    assert found.max() * ONE_IN <= len(kept)
+    one_more = found.max() + 1
+    assert len(kept) == len(users) or one_more * ONE_IN > np.minimum(counts, one_more).sum()
+    np.testing.assert_array_equal(kept, evenly(users))
+
+
+@pytest.mark.parametrize("count", [0, 1, FEWEST_USERS - 1])
+def test_with_few_users_nothing_passes(count: int) -> None:
+    """Rule: however sure the figures of a handful of users look, they are no verdict on everybody's lists."""
+    users = [f"u{n}" for n in range(count) for _ in range(200)]
+    assert len(evenly(users)) == len(users)
+    figures = compared(users, np.zeros(len(users)), np.ones(len(users)))
+    assert figures.users == count
+    assert any("users to compare on" in reason for reason in reasons_against({TEXT: figures, LIST: figures}))
+
+
+def test_what_is_no_better_seldom_passes() -> None:
+    """Rule: with the fewest users and cases that a verdict takes, candidates without a true gain pass as often as the interval says."""
+    rng = np.random.default_rng(5)
+    passed = 0
+    for _ in range(200):
+        own = np.repeat(np.arange(FEWEST_USERS), 10)
+        gains = rng.normal(0, 0.05, FEWEST_USERS)[own] + rng.normal(0, 0.25, len(own))
+        figures = compared([f"u{n}" for n in own], np.full(len(own), 0.1), 0.1 + gains)
+        passed += not reasons_against({TEXT: figures, LIST: SURE})
+    assert passed <= 12
 
 
 def test_text_that_knows_families_beats_text_that_does_not_and_never_the_other_way() -> None:

@@ -65,9 +65,10 @@ def test_a_dead_trainer_s_lease_runs_out(tmp_path: Path) -> None:
 def test_what_one_that_died_wrote_half_is_no_lease(tmp_path: Path) -> None:
     """Rule: bytes that are no lease keep nobody from training."""
     registry = Registry(str(tmp_path))
-    registry.write_mark(NAME, b'{"holder":')
-    with Lease(registry, wait_s=0) as lease:
-        lease.check()
+    for half in (b'{"holder":', b'{"holder":"\xff","until":1e9}'):
+        registry.write_mark(NAME, half)
+        with Lease(registry, wait_s=0) as lease:
+            lease.check()
 
 
 def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:

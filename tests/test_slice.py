@@ -36,10 +36,10 @@ def collected(*events: Event, people: People | None = None, most_per_day: int = 
 
 def test_what_says_nothing_for_an_item_is_left_out_and_counted() -> None:
     """Rule: only events with a positive weight on known items count; each other is counted by why it does not."""
-    low, high = click(3, type="rating", value=2.0), click(4, type="rating", value=4.0)
-    events, dropped = collected(click(1), click(2, type="dislike"), low, high, click(5, item="nobody-knows"))
+    low, high, none = (click(3 + n, type="rating", value=value) for n, value in enumerate((2.0, 4.0, float("nan"))))
+    events, dropped = collected(click(1), click(2, type="dislike"), low, high, none, click(6, item="nobody-knows"))
     assert events.items.tolist() == [1, 4]
-    assert dropped == Dropped(without_interest=2, unknown_item=1)
+    assert dropped == Dropped(without_interest=3, unknown_item=1)
 
 
 def test_nothing_is_learned_of_those_who_do_not_want_it() -> None:

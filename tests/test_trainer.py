@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import urllib.request
@@ -27,12 +28,13 @@ class Feed:
 
     def __init__(self) -> None:
         self.end = 0
+        self.log = "one"
         self.away = False
 
     def span(self, after: Sequence[int], log: str, most: int) -> Span:
         if self.away:
             raise BrokerError("away", "nobody", "a broker", "look", retryable=True)
-        return Span([sum(after)], [self.end])
+        return Span([min(sum(after) if self.log == "one" else 0, self.end)], [self.end], log=self.log)
 
     def items(self) -> list[Any]:
         raise AssertionError("a trainer does not read items")
@@ -172,6 +174,20 @@ def test_after_a_cycle_it_counts_anew_whatever_the_verdict(tmp_path: Path) -> No
     assert world.trainer.due()
 
 
+def test_a_log_made_anew_counts_from_its_beginning(tmp_path: Path) -> None:
+    """Rule: what was read of an old log says nothing of one that was made anew under its name, however short that is."""
+    world = World(tmp_path)
+    world.says.write_text(json.dumps(report(active=False, why="refused: worse")))
+    world.feed.end = 5_000
+    world.trainer.cycle()
+    assert world.trainer.new_events() == 0
+    world.feed.log, world.feed.end = "two", 700
+    assert world.trainer.new_events() == 700
+    assert world.trainer.due()
+    world.trainer.cycle()
+    assert world.trainer.new_events() == 0
+
+
 def test_a_new_parent_is_followed(tmp_path: Path) -> None:
     """Rule: when another generation serves, whoever activated it, new events are those after its offsets."""
     world = World(tmp_path)
@@ -239,3 +255,17 @@ def test_its_web(tmp_path: Path) -> None:
             assert b'headwater_trainer_cycles_total{verdict="accepted"} 0.0' in answer.read()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz")
+
+
+def test_an_idle_connection_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rule: a connection on which nothing is said is closed after a while, without a word; meanwhile others are answered."""
+    monkeypatch.setattr("export.trainer._Quiet.timeout", 1.0)
+    world, port = World(tmp_path), free_port()
+    with serve("127.0.0.1", port, world.trainer.meters.registry), socket.create_connection(("127.0.0.1", port)) as idle:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            assert answer.read() == b"ok\n"
+        idle.settimeout(5)
+        assert idle.recv(1) == b""
+    assert capfd.readouterr().err == ""
