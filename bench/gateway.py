@@ -68,7 +68,7 @@ async def _measured(url: str, items: Sequence[str], seconds: float, say: Say) ->
         await post(session, [event(-1 - n) for n in range(USERS)])  # everybody has a list
         until = time.monotonic() + FOLLOW_S
         for number in range(USERS):
-            while not await stands(session, number) and time.monotonic() < until:
+            while not await stands(session, number) and time.monotonic() < until:  # noqa: ASYNC110 - of another process
                 await asyncio.sleep(0.1)
         await _loop(session, get, WARM_S)
         took = await _loop(session, get, seconds)
