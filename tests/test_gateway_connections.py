@@ -142,3 +142,9 @@ def test_the_port() -> None:
             listen(host, 0)
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+def test_an_answer_does_not_wait_for_its_own_head() -> None:
+    """Rule: connections send at once (TCP_NODELAY), or a body would wait for the acknowledgement of the header before it."""
+    with listen("127.0.0.1", 0)[0] as server, socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
