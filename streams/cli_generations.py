@@ -35,7 +35,7 @@ def list_generations(context: typer.Context, broker: Broker = None) -> None:
             f"parent {manifest.parent or 'none'}  {gate}"
         )
     if not board.registry.ids():
-        print(f"nothing in {board.registry.url}: `headwater export` makes a generation")
+        typer.echo(f"nothing in {board.registry.url}: `headwater export` makes a generation", err=True)
     if active is not None:
         held = ", held: no trainer puts another in its place" if active.hold else ""
         print(f"{active.id} serves, said by {active.by or 'nobody'}: {active.reason or 'no reason given'}{held}")
@@ -106,7 +106,7 @@ def prune_generations(
     for gone in removed:
         print(f"{'would remove' if dry_run else 'removed'} {gone}")
     if not removed:
-        print("nothing to remove")
+        typer.echo("nothing to remove", err=True)
 
 
 def _newest(registry: Any) -> str:

@@ -202,7 +202,7 @@ def test_commands_check_before_they_send(tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stderr
     assert dry.stdout.decode().splitlines() == [
         'i1 {"item_id":"i1","title":"Tea","attributes":{"colour":"pale"}}',
-        "items.csv: 1 items would be sent; 1 of 2 rows left out",
+        "items.csv: 1 item would be sent; 1 of 2 rows left out",
     ]
     assert b"line 3: title: found nothing" in dry.stderr
     assert "columns: id → item_id, name → title, colour → attributes.colour" in dry.stderr.decode()

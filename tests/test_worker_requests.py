@@ -165,11 +165,11 @@ def test_search(world: Installation, tmp_path: Path) -> None:
 
 
 def test_a_generation_that_is_not_there(world: Installation) -> None:
-    """A generation that can't be fetched or proven is not served: the worker stays with the one it has, and says so."""
+    """A generation that can't be fetched is not served: the worker stays with the one it has, says so, and asks again."""
     before = ask(world, "gus")["generation"]
     world.send(world.names.generations, "active", {"id": "g-999999"})
     until = time.monotonic() + 10
-    while "generation_refused" not in world.logs():
+    while "generation_not_fetched" not in world.logs():
         assert time.monotonic() < until
         time.sleep(0.05)
     assert ask(world, "gus")["generation"] == before
