@@ -128,7 +128,7 @@ def test_on_a_broker(cluster: str, prefix: str) -> None:
         replay.replay_rows("d", rows, producer, topic=names.events)
     mock = {"api_version": security.MOCK_API_VERSION} if topics.look(topics.admin(settings)).is_mock else {}
     consumer = KafkaConsumer(
-        names.events, names.items, bootstrap_servers=cluster, auto_offset_reset="earliest", consumer_timeout_ms=3000, **mock
+        names.events, names.items, bootstrap_servers=cluster, auto_offset_reset="earliest", consumer_timeout_ms=20_000, **mock
     )
     got: collections.defaultdict[str, list[str]] = collections.defaultdict(list)
     items = 0
