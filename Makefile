@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## events in, lists out, on this machine, installation included in under ten minutes (KEEP=1 leaves it running)
 	$(BIN)/headwater demo $(if $(KEEP),--keep)
 
-test: install ## all tests (ARGS="-k replay" some; KAFKA_HOME or HEADWATER_TEST_BROKER adds those on a durable broker)
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## all tests, two at a time (ARGS="-k replay -n 0" some, one at a time; KAFKA_HOME or HEADWATER_TEST_BROKER adds a durable broker)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install ## ruff: rules and format
 	$(BIN)/ruff check .

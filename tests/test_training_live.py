@@ -22,12 +22,12 @@ from tests.training_shop import shop
 from tests.worker_process import ROOT, Installation, free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
-DATA = shop(2_000)
+DATA = shop(3_000)
 SETTINGS = {
     "train_layers": 2,
     "train_epochs": 4,
     "train_rate": 3e-3,
-    "train_held_out": 0.3,
+    "train_held_out": 0.5,
     "train_threads": 1,
     "train_least_events": 100,
     "examples_per_s": 0,  # weights stand still: a list after the swap is then the new generation's own
