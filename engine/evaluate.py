@@ -169,7 +169,7 @@ class Evaluation:
         self._publish(taste)
         positions = [Position("events", 1, 0, number) for number, _ in targets]
         for example in self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions):
-            self.model.ranker.learn(example.matrix(), example.situation)
+            self.model.ranker.learn(example)
             self.learned += 1
 
     def _apply(self, row: Row, number: int) -> Change:

@@ -39,10 +39,17 @@ PERSONAL = (
     "together",
     "together_last",
     "together_near",
+    "together_most",
     "lately",
     "lately_last",
+    "after",
+    "after_last",
     "session",
+    "session_most",
     "basket",
+    "chance",
+    "linked",
+    "session_linked",
     "creator_last",
     "tags_last",
     "date",
@@ -57,6 +64,8 @@ COLD = ("text_cold", "creator_cold", "tags_cold")
 """The last of the personal ones times how little is known of the item: what decides where nobody has been before."""
 NAMES = SHARED + PERSONAL + COLD
 S, P = len(SHARED), len(PERSONAL)
+CONTEXT = 3
+"""Numbers that say how much is known of a user, see `contexts`."""
 RECENT = 20  # liked items that describe a user, and LONGEST while they belong to the session that goes on; older ones add little
 FEW = 5.0  # uses at which half of the cold features is left
 MINUTE_MS = 60_000
@@ -101,6 +110,17 @@ def situations(tastes: Sequence[Taste]) -> NDArray[np.intp]:
 
 
 SITUATIONS = 2 * (len(SIZES) + 1)
+
+
+def contexts(tastes: Sequence[Taste]) -> Floats:
+    """(B, CONTEXT): how many events, how long since the last, how many of the recent items belong to the last session; of the order of 1.
+
+    >>> contexts([Taste((), (), (), 60_000, 0, 1)]).round(2).tolist()
+    [[0.14000000059604645, 0.05999999865889549, 0.0]]
+    """
+    told = [(t.events, max(0, t.now - t.last_time) / MINUTE_MS if t.events else 0.0, t.together) for t in tastes]
+    events, idle, session = np.array(told, np.float64).reshape(-1, CONTEXT).T
+    return np.stack([np.log1p(events) / 5.0, np.log1p(idle) / 12.0, np.minimum(session / kernels.MANY, 1.0)], 1).astype(np.float32)
 
 
 @dataclass(slots=True)
@@ -225,7 +245,7 @@ def tastes_of(common: Shared, tastes: Sequence[Taste]) -> tuple[kernels.Tastes, 
         recent = recent[known]
     near, slots = common.cosines.of(recent)
     now = np.array([t.now for t in tastes], np.int64)
-    return kernels.Tastes(start, recent, slots, now, np.array(together, np.int64), situations(tastes)), near, names
+    return kernels.Tastes(start, recent, slots, now, np.array(together, np.int64), situations(tastes), contexts(tastes)), near, names
 
 
 def starts_of(lengths: Iterable[int]) -> NDArray[np.int64]:
@@ -241,6 +261,6 @@ def features_of(common: Shared, taste: Taste) -> Features:
     """Features of all items for a user, as of the user's `now`."""
     common.at(taste.now)
     batch, near, _ = tastes_of(common, [taste])
-    out = np.empty((P, len(common.catalogue)), np.float32)
-    kernels.personal(common.world(near), batch, 0, np.zeros(LONGEST), out)
+    every, out = np.arange(len(common.catalogue), dtype=np.int32), np.empty((P, len(common.catalogue)), np.float32)
+    kernels.personal(common.world(near), batch.recent, batch.slot, taste.now, int(batch.together[0]), every, every, out)
     return Features(common.features, out, common.cold)

@@ -21,8 +21,11 @@ LEAST = 16  # room at least
 FULL = 0.75  # share of the room in use from which on looking takes long
 AHEAD = 60.0  # half-lives that a pair may be ahead of the scale of its table; a float32 has room for 127
 
-LASTING, SEASON, SESSION = 0, 1, 2  # columns of a pair's weights
-STEP, AGES, HALVES, WITHIN = 0, 1, 2, 3  # columns of what is added to a pair, see `engine.pairs.Updates`
+LASTING, SEASON, SESSION, LATER = 0, 1, 2, 3  # columns of a pair's weights
+KINDS = 4
+STEP, AGES, HALVES, WITHIN, NEXT = 0, 1, 2, 3, 4  # columns of what is added to a pair, see `engine.pairs.Updates`
+AMOUNTS = 5
+SOON = (1.0, 0.5, 0.25)  # what an item that comes next, or one or two later, adds to LATER of the one before
 
 
 @kernel
@@ -54,7 +57,7 @@ def look_up(keys: Array, values: Array, wanted: Array, out: Array) -> None:
 
 
 class Room(NamedTuple):
-    """Where `spread` writes to, for `add`: `rows`, `others` (U,) uint64, `amounts` (U, 4) float64, `offsets` (U,) int64."""
+    """Where `spread` writes to, for `add`: `rows`, `others` (U,) uint64, `amounts` (U, 5) float64, `offsets` (U,) int64."""
 
     rows: Array
     others: Array
@@ -80,6 +83,7 @@ def spread(deltas: Any, lasting: Array, season: Array, steps: Array, owner: int,
                     amount = out.amounts[count]
                     amount[STEP], amount[AGES], amount[HALVES] = steps[place], lasting[d], season[d]
                     amount[WITHIN] = 1.0 if place < deltas.together[d] else 0.0
+                    amount[NEXT] = SOON[place] if side == 1 and place < len(SOON) else 0.0
                     out.offsets[count] = deltas.offsets[d]
                     count += 1
     return count
@@ -89,10 +93,10 @@ def spread(deltas: Any, lasting: Array, season: Array, steps: Array, owner: int,
 def add(
     keys: Array, weights: Array, length: int, halves: int, mass: float, others: Array, amounts: Array, bound: int, kept: int
 ) -> tuple[int, int, float]:
-    """Add `amounts` (n, 4) to the pairs with `others` (n,), in order; gives the table's length, scale and mass from now on.
+    """Add `amounts` (n, 5) to the pairs with `others` (n,), in order; gives the table's length, scale and mass from now on.
 
-    `weights` (room, 3) float32: lasting, season and session; the season's are divided by 2^`halves`, which keeps them within a float32 for
-    ever. More than `bound` pairs are trimmed to `kept`.
+    `weights` (room, 4) float32: lasting, season, session, and how often the other came soon after; the season's are divided by 2^`halves`,
+    which keeps them within a float32 for ever. More than `bound` pairs are trimmed to `kept`.
     """
     for n in range(len(others)):
         if others[n] == NOTHING:
@@ -115,7 +119,8 @@ def add(
         weights[at, LASTING] += np.float32(weight)
         weights[at, SEASON] += np.float32(amounts[n, STEP] * 2.0 ** max(-1_000.0, amounts[n, HALVES] - halves))
         if amounts[n, WITHIN] > 0.0:
-            weights[at, SESSION] += np.float32(weight)
+            weights[at, SESSION] += np.float32(2.0 ** amounts[n, AGES])
+        weights[at, LATER] += np.float32(amounts[n, NEXT] * 2.0 ** amounts[n, AGES])
         if length > bound:
             length = trim(keys, weights, kept)
     return length, halves, mass
@@ -179,18 +184,18 @@ class Places:
 
 
 class PairTable:
-    """The pairs of one item: `keys` (room,) uint64 of the other items, `weights` (room, 3) float32 as in `add`; `mass`: the sum of all
+    """The pairs of one item: `keys` (room,) uint64 of the other items, `weights` (room, 4) float32 as in `add`; `mass`: the sum of all
     lasting weights ever added.
     """
 
     __slots__ = ("halves", "keys", "length", "mass", "weights")
 
     def __init__(self, keys: Keys | None = None, weights: NDArray[np.float32] | None = None, halves: int = 0, mass: float = 0.0) -> None:
-        """Of keys that differ, and their weights (n, 3); both are copied."""
+        """Of keys that differ, and their weights (n, 4); both are copied."""
         count = 0 if keys is None else len(keys)
         self.length, self.halves, self.mass = count, halves, mass
         self.keys = np.zeros(room_for(count), np.uint64)
-        self.weights = np.zeros((len(self.keys), 3), np.float32)
+        self.weights = np.zeros((len(self.keys), KINDS), np.float32)
         if keys is not None and weights is not None:
             place_all(self.keys, self.weights, keys.copy(), weights.copy())  # copies can be written to: one type for the loops
 
@@ -200,14 +205,14 @@ class PairTable:
         if most > FULL * len(self.keys):
             old, old_weights = self.keys, self.weights
             self.keys = np.zeros(room_for(most), np.uint64)
-            self.weights = np.zeros((len(self.keys), 3), np.float32)
+            self.weights = np.zeros((len(self.keys), KINDS), np.float32)
             place_all(self.keys, self.weights, old, old_weights)
         self.length, self.halves, self.mass = add(
             self.keys, self.weights, self.length, self.halves, self.mass, others, amounts, bound, kept
         )
 
     def used(self) -> tuple[Keys, NDArray[np.float32]]:
-        """The keys (n,) in order, and their weights (n, 3)."""
+        """The keys (n,) in order, and their weights (n, 4)."""
         used = np.flatnonzero(self.keys)
         used = used[np.argsort(self.keys[used])]
         return self.keys[used], self.weights[used]

@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS
 from engine.errors import StateError
-from engine.hashtable import PairTable
+from engine.hashtable import KINDS, PairTable
 from engine.pairs import Decay, Delta, PairBatch, packed, rank_weights, read, updates_of, written
 from engine.rowcodec import RowCodec
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(slots=True)
 class ItemState:
     """An item's row, owned by one worker. Times in ms; `popularity` is as of `popularity_time`.
 
-    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: what the item was used with, lasting, this season
-    and in one session, on the scale of `pairs.PAIR_TIME`. `published_mass`: its mass when the neighbours were last published.
+    `applied`: "source/partition" -> (epoch, last offset), as in a user's row. `pairs`: what the item was used with, lasting, this season,
+    in one session and soon after, on the scale of `pairs.PAIR_TIME`. `published_mass`: its mass when the neighbours were last published.
     """
 
     applied: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -141,7 +141,7 @@ def apply_deltas(
 
 
 class _Row(msgspec.Struct, array_like=True):
-    """A row as it is written; pairs as in `PairTable`: hashes uint64, weights (n, 3) float32, both little-endian, scale and mass."""
+    """A row as it is written; pairs as in `PairTable`: hashes uint64, weights (n, 4) float32, both little-endian, scale and mass."""
 
     applied: dict[str, tuple[int, int]]
     count: int
@@ -174,7 +174,7 @@ def decode_item(raw: bytes) -> ItemState:
     raw_keys, raw_weights, halves, mass = row.pairs
     try:
         keys = np.frombuffer(raw_keys, "<u8")
-        pairs = PairTable(keys, np.frombuffer(raw_weights, "<f4").reshape(len(keys), 3), halves, mass)
+        pairs = PairTable(keys, np.frombuffer(raw_weights, "<f4").reshape(len(keys), KINDS), halves, mass)
     except ValueError as problem:
         raise StateError("state_damaged", str(problem), "an item row", "remove the state folder: it is rebuilt") from problem
     times = (row.first_time, row.last_time)

@@ -1,7 +1,10 @@
-"""The loops in which lists are made, compiled: a user's features, scores, the best items, the parts of their scores.
+"""The loops in which lists are made, compiled: a user's features, the strongest items by a linear score, the best of them, and why.
 
 Plain loops over arrays, one user at a time, so who else is in a batch changes nothing. What the features mean is told in `engine.features`,
-what the parts mean in `engine.reasons`. All constants stand here (see `engine.jit`).
+what a network makes of them in `engine.network`, what the parts of a score mean in `engine.reasons`. All constants stand here (see
+`engine.jit`).
+
+Features are worked out for a pool of items: `pool` (M,) their indices, `place` (N,) where in the pool an item stands, -1 if it does not.
 """
 
 from __future__ import annotations
@@ -18,31 +21,39 @@ Array = Any  # numba knows the type from the argument; mypy would need it in eve
 STEP = 0.9  # weight of one step back among a user's recent items
 NEAR = 0.7  # ... where the last few count most
 SMALL = 0.15  # terms that weigh less in a taste than this share of its strongest are passed over, to save their many items
-NAMED = 2  # history items named per kind and listed item; the others are summed
+MANY = 20.0  # linked items of a history, or recent items of one session, that count as 1
+NAMED = 2  # history items named per listed item
 MOST_LATE = 100.0  # half-lives that a count is faded or taken back at most
 LONGEST = 40  # recent items of a user at most
 STEPS = STEP ** np.arange(LONGEST)
 NEARS = NEAR ** np.arange(LONGEST)
 
 # rows of the personal features, in the order of `engine.features.PERSONAL`
-TOGETHER, TOGETHER_LAST, TOGETHER_NEAR, LATELY, LATELY_LAST, SESSION, BASKET = 0, 1, 2, 3, 4, 5, 6
-CO_VISITED = 7  # so many rows from the first are square roots of sums over neighbours
-CREATOR_LAST, TAGS_LAST, DATE, DATE_LAST, GAP, TEXT_LAST, TEXT, CREATOR, TAGS = 7, 8, 9, 10, 11, 12, 13, 14, 15
-PERSONAL, COLD = 16, 3  # the last COLD personal ones count once more, times how little is known of the item
+TOGETHER, TOGETHER_LAST, TOGETHER_NEAR, TOGETHER_MOST, LATELY, LATELY_LAST, AFTER, AFTER_LAST = range(8)
+SESSION, SESSION_MOST, BASKET, CHANCE = range(8, 12)
+CO_VISITED = 12  # so many rows from the first are square roots of sums over neighbours, or of the largest of them
+LINKED, SESSION_LINKED, CREATOR_LAST, TAGS_LAST, DATE, DATE_LAST, GAP, TEXT_LAST, TEXT, CREATOR, TAGS = range(12, 23)
+PERSONAL, COLD = 23, 3  # the last COLD personal ones count once more, times how little is known of the item
+IN_SESSION = 2  # the column of the context that says how many of the recent items belong to the session
 POPULAR = 1  # the row of the shared features that GAP is about
+POPULARITY = 3  # so many shared features from the first say how popular an item is; the others how new
+LASTING, SEASON, SAME, LATER = 0, 1, 2, 3  # columns of a neighbour's weights
 
 # kinds of reasons, in the order of `engine.reasons.KINDS`
-PLAIN = 6  # kinds that add up features: popular, new, creator, tags, date, popularity
-QUERY, WITH, ALIKE = 6, 7, 8
-PARTS = PLAIN + 1 + 2 * (NAMED + 1)
-"""Parts of one item's score at most: each plain kind, the query, and two kinds with NAMED items and the sum of the others."""
+BY_POPULARITY, BY_AGE, BIAS, HISTORY, QUERY, WITH, ALIKE = range(7)
+PARTS = 5 + NAMED
+"""Parts of one item's score at most."""
+ALONE, UNKNOWN, PLAIN = 0, 1, 2
+VARIANTS = 3
+"""Ways in which a listed item is looked at again, to say why it is there: without the history; that, and as if as popular as items mostly
+are; as an item of which everything is as it mostly is. Then without each history item that is named."""
 
 
 class World(NamedTuple):
     """What is the same for all users, N items: the arrays of `engine.catalogue`, `engine.stats` and `engine.features.Shared`.
 
     `shared` (S, N), `cold`, `root` (N,) float32; `near` (rows, >= N) float32 cosines of some items; neighbours of item i from
-    `first[i]`, `length[i]` of them: `others` (M,) int32 and `weights` (M, 3) float32 as of `time[i]`; terms as in `catalogue.Terms`;
+    `first[i]`, `length[i]` of them: `others` (M,) int32 and `weights` (M, 4) float32 as of `time[i]`; terms as in `catalogue.Terms`;
     `lasting`, `season`: half-lives in ms.
     """
 
@@ -71,7 +82,8 @@ class World(NamedTuple):
 
 class Tastes(NamedTuple):
     """A batch of users. Row b's recent items, newest first, are `recent[start[b]:start[b + 1]]` (indices), `slot` their rows in
-    `World.near`; `now` ms; `together`: so many of them belong to the last session; `situation`: whose weights count.
+    `World.near`; `now` ms; `together`: so many of them belong to the last session; `situation`: whose weights count; `context` (B, 3)
+    float32: see `engine.features.contexts`.
     """
 
     start: Array
@@ -80,6 +92,7 @@ class Tastes(NamedTuple):
     now: Array
     together: Array
     situation: Array
+    context: Array
 
 
 class Asks(NamedTuple):
@@ -100,71 +113,121 @@ class Asks(NamedTuple):
     told: Array
 
 
+class Picked(NamedTuple):
+    """The strongest items of each list by the linear score, in no order: `count` (B,) of them, `items` (B, C) indices, `linear` (B, C)
+    float32 their scores, what was asked for added, `x` (B, F, C) float32 their features.
+    """
+
+    count: Array
+    items: Array
+    linear: Array
+    x: Array
+
+
 class Lists(NamedTuple):
-    """The lists: `count[b]` items `best[b]` with `score[b]`; of each `parts[b, place]` parts: `kind`, `slot` (-1: no item), `weight`."""
+    """The lists: `count[b]` items `best[b]` with `score[b]`, `at[b]` their places in `Picked`; of each `parts[b, place]` parts: `kind`,
+    `slot` (-1: no item), `weight`.
+    """
 
     count: Array
     best: Array
     score: Array
+    at: Array
     parts: Array
     kind: Array
     slot: Array
     weight: Array
 
 
+class Again(NamedTuple):
+    """The lists' items looked at again. Row r is list `list[r]` in the way `way[r]` (see VARIANTS; from there on less the history item
+    `way[r]` - VARIANTS); `count` (R,) items, `linear` (R, K) float32, `x` (R, F, K) float32; `context`, `situation` as in `Tastes`. `named`
+    (B, K, NAMED): the history items to name, -1 for none; `kind`: as what.
+    """
+
+    list: Array
+    way: Array
+    count: Array
+    linear: Array
+    x: Array
+    context: Array
+    situation: Array
+    named: Array
+    kind: Array
+
+
 @kernel
 def neighbour_factors(world: World, at: int, slot: int, now: int, together: int) -> tuple[float, float, float, float]:
-    """What an item at a place in the history gives to its neighbours: lasting and season by step, session, lasting by place."""
+    """What an item at a place in the history gives to its neighbours: lasting and season by step, session, lasting whatever the place."""
     age, own = float(now - world.time[at]), float(world.root[at])
     slow = own * exp2(max(-MOST_LATE, min(MOST_LATE, -age / world.lasting)))
     fast = own * exp2(max(-MOST_LATE, min(MOST_LATE, -age / world.season)))
-    return slow * STEPS[slot], fast * STEPS[slot], slow if slot < together else 0.0, slow * NEARS[slot]
+    return slow * STEPS[slot], fast * STEPS[slot], slow if slot < together else 0.0, slow
 
 
 @kernel
-def co_visited(world: World, recent: Array, now: int, together: int, out: Array) -> None:
-    """Rows TOGETHER ... BASKET: roots of the sums over the neighbours of the recent items."""
+def co_visited(world: World, recent: Array, now: int, together: int, place: Array, out: Array) -> None:
+    """Rows TOGETHER ... CHANCE, roots of the sums over the neighbours of the recent items or the largest of them, and LINKED and
+    SESSION_LINKED, how many of these it is a neighbour of, and how many it was used with in one session.
+    """
     for slot in range(len(recent)):
         at = recent[slot]
         factors = neighbour_factors(world, at, slot, now, together)
-        by_step, season, session, near = np.float32(factors[0]), np.float32(factors[1]), np.float32(factors[2]), np.float32(factors[3])
+        by_step, season, session, plain = np.float32(factors[0]), np.float32(factors[1]), np.float32(factors[2]), np.float32(factors[3])
+        near, own = plain * np.float32(NEARS[slot]), world.root[at]
         for entry in range(world.first[at], world.first[at] + world.length[at]):
             other = world.others[entry]
+            p = place[other]
+            if p < 0:
+                continue
             root = world.root[other]
-            lasting, late, same = world.weights[entry, 0] * root, world.weights[entry, 1] * root, world.weights[entry, 2] * root
-            out[TOGETHER, other] += lasting * by_step
-            out[TOGETHER_NEAR, other] += lasting * near
-            out[LATELY, other] += late * season
-            out[SESSION, other] += same * by_step
-            out[BASKET, other] += same * session
+            lasting, late = world.weights[entry, LASTING] * root, world.weights[entry, SEASON] * root
+            same, later = world.weights[entry, SAME] * root, world.weights[entry, LATER] * root
+            out[TOGETHER, p] += lasting * by_step
+            out[TOGETHER_NEAR, p] += lasting * near
+            out[TOGETHER_MOST, p] = max(out[TOGETHER_MOST, p], lasting * plain)
+            out[LATELY, p] += late * season
+            if same > 0.0:
+                out[SESSION, p] += same * by_step
+                out[BASKET, p] += same * session
+                out[SESSION_MOST, p] = max(out[SESSION_MOST, p], same * plain)
+                out[CHANCE, p] = max(out[CHANCE, p], world.weights[entry, SAME] * plain * own)
+                out[SESSION_LINKED, p] += np.float32(1.0 / MANY)
+            out[AFTER, p] += later * by_step
+            out[LINKED, p] += np.float32(1.0 / MANY)
             if slot == 0:
-                out[TOGETHER_LAST, other] += lasting * by_step
-                out[LATELY_LAST, other] += late * season
+                out[TOGETHER_LAST, p] += lasting * by_step
+                out[LATELY_LAST, p] += late * season
+                out[AFTER_LAST, p] += later * by_step
     for row in range(CO_VISITED):
         for i in range(out.shape[1]):
             out[row, i] = np.sqrt(out[row, i])
 
 
 @kernel
-def text(world: World, recent: Array, slots: Array, shares: Array, out: Array) -> None:
-    """Rows TEXT and TEXT_LAST: cosines with the user's vector and the newest item; sets `shares`, the items' weights in that vector."""
+def text(world: World, recent: Array, slots: Array, pool: Array, out: Array) -> None:
+    """Rows TEXT and TEXT_LAST: cosines with the user's vector and the newest item."""
     squared = 0.0
     for a in range(len(recent)):
         for b in range(len(recent)):
             squared += STEPS[a] * STEPS[b] * world.near[slots[a], recent[b]]
     length = np.sqrt(squared) if squared > 0.0 else 1.0
+    whole = len(pool) == len(world.cold)  # then item i stands at i, and the loop is several times as fast
     for a in range(len(recent)):
-        shares[a] = STEPS[a] / length
-        share, row = np.float32(shares[a]), world.near[slots[a]]
-        for i in range(out.shape[1]):
-            out[TEXT, i] += share * row[i]
+        share, row = np.float32(STEPS[a] / length), world.near[slots[a]]
+        if whole:
+            for i in range(len(pool)):
+                out[TEXT, i] += share * row[i]
+        else:
+            for i in range(len(pool)):
+                out[TEXT, i] += share * row[pool[i]]
     row = world.near[slots[0]]
-    for i in range(out.shape[1]):
-        out[TEXT_LAST, i] = row[i]
+    for i in range(len(pool)):
+        out[TEXT_LAST, i] = row[pool[i]]
 
 
 @kernel
-def tags_row(world: World, recent: Array, sums: Array, out: Array) -> None:
+def tags_row(world: World, recent: Array, sums: Array, pool: Array, place: Array, out: Array) -> None:
     """Cosines over categories and tags with the sum of some items. `sums` (terms,) is zero before and after."""
     touched = [np.int64(0) for _ in range(0)]
     for slot in range(len(recent)):
@@ -175,51 +238,65 @@ def tags_row(world: World, recent: Array, sums: Array, out: Array) -> None:
                 if sums[code] == 0.0:
                     touched.append(np.int64(code))
                 sums[code] += STEPS[slot] * world.scale[at] * world.rarity[code]
-    squared, most = 0.0, 0.0
+    squared, most, items = 0.0, 0.0, 0
     for code in touched:
         squared += sums[code] ** 2
         most = max(most, sums[code] * world.rarity[code])
+        items += world.term_first[code + 1] - world.term_first[code]
+    few = len(pool) * 8 < items  # then it is less to go through the pool's terms than through the terms' items
     for code in touched:
         strength = sums[code] * world.rarity[code]  # what it adds to an item that has the term, but for the item's own length
-        sums[code] = 0.0
-        if strength >= SMALL * most:
-            share = np.float32(strength / np.sqrt(squared))
+        share = np.float32(strength / np.sqrt(squared)) if strength >= SMALL * most else np.float32(0.0)
+        sums[code] = share if few else 0.0
+        if share > 0.0 and not few:
             for entry in range(world.term_first[code], world.term_first[code + 1]):
-                out[world.items[entry]] += share
-    for i in range(len(world.scale)):
-        out[i] *= world.scale[i]
+                p = place[world.items[entry]]
+                if p >= 0:
+                    out[p] += share
+    for i in range(len(pool)):
+        at = pool[i]
+        if at < len(world.scale):
+            if few:
+                for entry in range(world.starts[at], world.starts[at + 1]):
+                    out[i] += np.float32(sums[world.codes[entry]])
+            out[i] *= world.scale[at]
+    if few:
+        for code in touched:
+            sums[code] = 0.0
 
 
 @kernel
-def tags(world: World, recent: Array, out: Array) -> None:
+def tags(world: World, recent: Array, pool: Array, place: Array, out: Array) -> None:
     """Rows TAGS and TAGS_LAST; the newest is the newest that has been filed."""
     sums = np.zeros(len(world.rarity), np.float64)
-    tags_row(world, recent, sums, out[TAGS])
+    tags_row(world, recent, sums, pool, place, out[TAGS])
     for slot in range(len(recent)):
         if recent[slot] < len(world.scale):
-            tags_row(world, recent[slot : slot + 1], sums, out[TAGS_LAST])
+            tags_row(world, recent[slot : slot + 1], sums, pool, place, out[TAGS_LAST])
             return
 
 
 @kernel
-def creators(world: World, recent: Array, out: Array) -> None:
+def creators(world: World, recent: Array, pool: Array, out: Array) -> None:
     """Rows CREATOR and CREATOR_LAST: the creator's share among the user's items, and whether the newest is by the same."""
     if world.creator_count == 1:
         return
-    by_creator, total = np.zeros(world.creator_count, np.float32), 0.0
+    total, last = 0.0, world.creators[recent[0]]
     for slot in range(len(recent)):
-        by_creator[world.creators[recent[slot]]] += STEPS[slot]
         total += STEPS[slot]
-    by_creator[0] = 0.0
-    last = world.creators[recent[0]]
-    for i in range(out.shape[1]):
-        creator = world.creators[i]
-        out[CREATOR, i] = by_creator[creator] / total
-        out[CREATOR_LAST, i] = 1.0 if creator == last and last != 0 else 0.0
+    for i in range(len(pool)):
+        creator = world.creators[pool[i]]
+        if creator != 0:
+            share = np.float32(0.0)
+            for slot in range(len(recent)):
+                if world.creators[recent[slot]] == creator:
+                    share += np.float32(STEPS[slot])
+            out[CREATOR, i] = share / np.float32(total)
+            out[CREATOR_LAST, i] = 1.0 if creator == last else 0.0
 
 
 @kernel
-def dates(world: World, recent: Array, out: Array) -> None:
+def dates(world: World, recent: Array, pool: Array, out: Array) -> None:
     """Rows DATE and DATE_LAST: how near the date of publication is to the middle of the user's items, and to the newest item's."""
     middle, total, last = 0.0, 0.0, world.days[recent[0]]
     for slot in range(len(recent)):
@@ -230,8 +307,8 @@ def dates(world: World, recent: Array, out: Array) -> None:
     if total == 0.0:
         return
     centre = np.float32(middle / total)
-    for i in range(out.shape[1]):
-        day = world.days[i]
+    for i in range(len(pool)):
+        day = world.days[pool[i]]
         if day != 0.0:
             out[DATE, i] = np.float32(1.0) / (np.float32(1.0) + abs(day - centre) / np.float32(365.0))
             if last != 0.0:
@@ -239,36 +316,36 @@ def dates(world: World, recent: Array, out: Array) -> None:
 
 
 @kernel
-def gap(world: World, recent: Array, out: Array) -> None:
+def gap(world: World, recent: Array, pool: Array, out: Array) -> None:
     """Row GAP: how far from as popular as what the user takes."""
     middle, total = 0.0, 0.0
     for slot in range(len(recent)):
         middle += STEPS[slot] * world.shared[POPULAR, recent[slot]]
         total += STEPS[slot]
     centre = np.float32(middle / total)
-    for i in range(out.shape[1]):
-        out[GAP, i] = abs(world.shared[POPULAR, i] - centre)
+    for i in range(len(pool)):
+        out[GAP, i] = abs(world.shared[POPULAR, pool[i]] - centre)
 
 
 @kernel
-def personal(world: World, tastes: Tastes, b: int, shares: Array, out: Array) -> None:
-    """The personal features of user b, `out` (PERSONAL, N) float32, and the `shares` of the recent items in the user's vector."""
+def personal(world: World, recent: Array, slots: Array, now: int, together: int, pool: Array, place: Array, out: Array) -> None:
+    """The personal features of the pool's items for a user with these recent items, newest first: `out` (PERSONAL, M) float32."""
     out[:] = 0.0
-    recent = tastes.recent[tastes.start[b] : tastes.start[b + 1]]
     if len(recent):
-        co_visited(world, recent, tastes.now[b], tastes.together[b], out)
-        text(world, recent, tastes.slot[tastes.start[b] : tastes.start[b + 1]], shares, out)
-        tags(world, recent, out)
-        creators(world, recent, out)
-        dates(world, recent, out)
-        gap(world, recent, out)
+        co_visited(world, recent, now, together, place, out)
+        text(world, recent, slots, pool, out)
+        tags(world, recent, pool, place, out)
+        creators(world, recent, pool, out)
+        dates(world, recent, pool, out)
+        gap(world, recent, pool, out)
 
 
 @kernel
-def add_up(world: World, own: Array, weights: Array, base: Array, out: Array) -> None:
-    """Scores (N,): `base`, what the shared features add, and the personal ones under the `weights` (F,)."""
+def add_up(world: World, own: Array, pool: Array, weights: Array, base: Array, out: Array) -> None:
+    """Scores (M,): `base` (N,), what the shared features add, and the personal ones under the `weights` (F,)."""
     shared = world.shared.shape[0]
-    out[:] = base
+    for i in range(len(out)):
+        out[i] = base[pool[i]]
     for row in range(PERSONAL):
         weight = weights[shared + row]
         if weight != 0.0:
@@ -278,170 +355,277 @@ def add_up(world: World, own: Array, weights: Array, base: Array, out: Array) ->
         weight = weights[shared + PERSONAL + row]
         if weight != 0.0:
             for i in range(len(out)):
-                out[i] += weight * own[PERSONAL - COLD + row, i] * world.cold[i]
+                out[i] += weight * own[PERSONAL - COLD + row, i] * world.cold[pool[i]]
 
 
 @kernel
-def insert(hashes: Array, scores: Array, at: int, best: Array, count: int) -> int:
-    """Keep `at` among the `len(best)` best, of which there are `count`; equal scores by hash64, which is the same in all processes."""
-    place, score = min(count, len(best) - 1), scores[at]
-    if count == len(best) and (score < scores[best[place]] or (score == scores[best[place]] and hashes[at] > hashes[best[place]])):
-        return count
-    while place > 0:
-        above = best[place - 1]
-        if scores[above] > score or (scores[above] == score and hashes[above] < hashes[at]):
-            break
-        best[place] = above
-        place -= 1
-    best[place] = at
-    return min(count + 1, len(best))
+def gather(world: World, own: Array, pool: Array, chosen: Array, x: Array) -> None:
+    """All features of some items of the pool, `chosen` (C,) places in it: `x` (F, >= C) float32."""
+    shared = world.shared.shape[0]
+    for row in range(shared):
+        for c in range(len(chosen)):
+            x[row, c] = world.shared[row, pool[chosen[c]]]
+    for row in range(PERSONAL):
+        for c in range(len(chosen)):
+            x[shared + row, c] = own[row, chosen[c]]
+    for row in range(COLD):
+        for c in range(len(chosen)):
+            x[shared + PERSONAL + row, c] = own[PERSONAL - COLD + row, chosen[c]] * world.cold[pool[chosen[c]]]
 
 
 @kernel
-def choose(hashes: Array, asks: Asks, b: int, scores: Array, allowed: Array, best: Array) -> int:
-    """The best items of ask b, best first; how many."""
-    count = 0
-    if asks.fixed[b]:
-        given = asks.candidates[asks.candidate_start[b] : asks.candidate_start[b + 1]]
-        for at in given:
-            count = insert(hashes, scores, at, best[: len(given)], count)
-        return count
-    best = best[: asks.k[b]]
-    if len(best) == 0:
-        return 0
-    allowed[:] = asks.masks[asks.mask[b]]
-    for at in asks.hidden[asks.hidden_start[b] : asks.hidden_start[b + 1]]:
-        if at >= 0:
-            allowed[at] = False
-    worst = np.float32(-np.inf)
-    for at in range(len(scores)):
-        if scores[at] >= worst and allowed[at]:
-            count = insert(hashes, scores, at, best, count)
-            if count == len(best):
-                worst = scores[best[count - 1]]
-    return count
+def strongest(hashes: Array, pool: Array, scores: Array, allowed: Array, most: int, out: Array) -> int:
+    """Places in the pool of the `most` allowed items with the largest scores, to `out`, in no order; how many. Of equal ones those whose
+    hash64 is smaller, which is the same in all processes.
+    """
+    found, count = np.empty(len(pool), np.float32), 0
+    for i in range(len(pool)):
+        if allowed[i]:
+            found[count] = scores[i]
+            count += 1
+    if count <= most:
+        kept = 0
+        for i in range(len(pool)):
+            if allowed[i]:
+                out[kept] = i
+                kept += 1
+        return kept
+    least = np.partition(found[:count], count - most)[count - most]
+    kept, equal = 0, 0
+    for i in range(len(pool)):
+        if allowed[i]:
+            if scores[i] > least:
+                out[kept] = i
+                kept += 1
+            elif scores[i] == least:
+                equal += 1
+    if kept + equal == most:
+        for i in range(len(pool)):
+            if allowed[i] and scores[i] == least:
+                out[kept] = i
+                kept += 1
+        return kept
+    first = kept
+    for i in range(len(pool)):  # of the equal ones the first by hash64
+        if allowed[i] and scores[i] == least:
+            at = min(kept, most - 1)
+            if kept == most and hashes[pool[i]] > hashes[pool[out[at]]]:
+                continue
+            while at > first and hashes[pool[out[at - 1]]] > hashes[pool[i]]:
+                out[at] = out[at - 1]
+                at -= 1
+            out[at] = i
+            kept = min(kept + 1, most)
+    return kept
 
 
 @kernel
-def shares_of_neighbours(world: World, recent: Array, now: int, together: int, place: Array, found: Array) -> None:
-    """What each recent item (last axis) adds to the sums (middle axis) of the listed items (first axis); `place` (N,): -1 or its place."""
+def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, most: int, picked: Picked) -> None:
+    """The strongest items of each list by the linear score, `most` of them or as many as are asked for. `weights` (situations, F), `base`
+    (situations, N) float32.
+    """
+    n = len(world.cold)
+    every, nowhere = np.arange(n, dtype=np.int32), np.full(n, -1, np.int32)
+    everyone, scores, allowed, out = (
+        np.empty((PERSONAL, n), np.float32),
+        np.empty(n, np.float32),
+        np.empty(n, np.bool_),
+        np.empty(n, np.int64),
+    )
+    for b in range(len(tastes.now)):
+        start, end, situation = tastes.start[b], tastes.start[b + 1], tastes.situation[b]
+        if asks.fixed[b]:
+            pool, place = asks.candidates[asks.candidate_start[b] : asks.candidate_start[b + 1]].astype(np.int32), nowhere
+            for i in range(len(pool)):
+                place[pool[i]] = i
+        else:
+            pool, place = every, every
+        m = len(pool)
+        own = everyone if m == n else np.empty((PERSONAL, m), np.float32)
+        personal(world, tastes.recent[start:end], tastes.slot[start:end], tastes.now[b], tastes.together[b], pool, place, own)
+        add_up(world, own, pool, weights[situation], base[situation], scores[:m])
+        if asks.extra[b] >= 0:
+            for i in range(m):
+                scores[i] += asks.extras[asks.extra[b], pool[i]]
+        if asks.fixed[b]:
+            allowed[:m] = True
+            kept = strongest(world.hashes, pool, scores[:m], allowed[:m], m, out)
+            for i in range(m):
+                place[pool[i]] = -1
+        else:
+            allowed[:] = asks.masks[asks.mask[b]]
+            for at in asks.hidden[asks.hidden_start[b] : asks.hidden_start[b + 1]]:
+                if at >= 0:
+                    allowed[at] = False
+            kept = strongest(world.hashes, pool, scores, allowed, max(most, asks.k[b]), out) if asks.k[b] else 0
+        picked.count[b] = kept
+        for c in range(kept):
+            picked.items[b, c] = pool[out[c]]
+            picked.linear[b, c] = scores[out[c]]
+        gather(world, own, pool, out[:kept], picked.x[b])
+
+
+@kernel
+def choose(hashes: Array, asks: Asks, picked: Picked, more: Array, lists: Lists) -> None:
+    """The best of each list, best first, by the linear score and `more` (B, C) float32; equal scores by hash64."""
+    for b in range(len(picked.count)):
+        most = picked.count[b] if asks.fixed[b] else min(picked.count[b], asks.k[b])
+        count, at, score = 0, lists.at[b], lists.score[b]
+        for c in range(picked.count[b]):
+            value = np.float64(picked.linear[b, c]) + np.float64(more[b, c])
+            item = hashes[picked.items[b, c]]
+            place = min(count, most - 1)
+            if count == most and (value < score[place] or (value == score[place] and item > hashes[picked.items[b, at[place]]])):
+                continue
+            while place > 0 and (score[place - 1] < value or (score[place - 1] == value and hashes[picked.items[b, at[place - 1]]] > item)):
+                at[place], score[place] = at[place - 1], score[place - 1]
+                place -= 1
+            at[place], score[place] = c, value
+            count = min(count + 1, most)
+        lists.count[b] = count
+        for place in range(count):
+            lists.best[b, place] = picked.items[b, at[place]]
+
+
+@kernel
+def strongest_links(
+    world: World, tastes: Tastes, b: int, pool: Array, place: Array, by_pair: float, by_text: Array, named: Array, kind: Array
+) -> None:
+    """Which history items to name for the pool's items, `named` (M, NAMED), and as what: those that they are often used together with, or
+    whose text is near. `by_pair`, `by_text` (M,): how much a root of a pair's strength and a cosine weigh.
+    """
+    recent, slots = tastes.recent[tastes.start[b] : tastes.start[b + 1]], tastes.slot[tastes.start[b] : tastes.start[b + 1]]
+    paired = np.zeros((len(pool), len(recent)), np.float64)
     for slot in range(len(recent)):
         at = recent[slot]
-        by_step, season, session, near = neighbour_factors(world, at, slot, now, together)
+        factors = neighbour_factors(world, at, slot, tastes.now[b], tastes.together[b])
         for entry in range(world.first[at], world.first[at] + world.length[at]):
-            row = place[world.others[entry]]
-            if row >= 0:
-                lasting, late, same = world.weights[entry, 0], world.weights[entry, 1], world.weights[entry, 2]
-                found[row, TOGETHER, slot] = lasting * by_step
-                found[row, TOGETHER_NEAR, slot] = lasting * near
-                found[row, LATELY, slot] = late * season
-                found[row, SESSION, slot] = same * by_step
-                found[row, BASKET, slot] = same * session
-                if slot == 0:
-                    found[row, TOGETHER_LAST, slot] = lasting * by_step
-                    found[row, LATELY_LAST, slot] = late * season
+            p = place[world.others[entry]]
+            if p >= 0:
+                paired[p, slot] = by_pair * np.sqrt(factors[0] * world.weights[entry, LASTING] * world.root[world.others[entry]])
+    taken = np.zeros(len(recent), np.bool_)
+    for i in range(len(pool)):
+        taken[:] = False
+        for n in range(NAMED):
+            best, most, why = -1, 0.0, -1
+            for slot in range(len(recent)):
+                alike = by_text[i] * STEPS[slot] * world.near[slots[slot], pool[i]]
+                value = max(paired[i, slot], alike)
+                if not taken[slot] and value > most:
+                    best, most, why = slot, value, WITH if paired[i, slot] >= alike else ALIKE
+            named[i, n], kind[i, n] = best, why
+            if best >= 0:
+                taken[best] = True
 
 
 @kernel
-def name_strongest(values: Array, kind: int, lists: Lists, b: int, place: int, count: int, digits: float) -> int:
-    """Add parts for the NAMED strongest of `values` (one per recent item), and one for the sum of the others; how many parts now."""
-    rest = 0.0
-    for value in values:
-        rest += value
-    for _ in range(min(NAMED, len(values))):
-        at = 0
-        for slot in range(len(values)):
-            if abs(values[slot]) > abs(values[at]):
-                at = slot
-        count = add_part(values[at], kind, at, lists, b, place, count, digits)
-        rest -= values[at]
-        values[at] = 0.0
-    if len(values) > NAMED:
-        count = add_part(rest, kind, -1, lists, b, place, count, digits)
+def rows_again(tastes: Tastes, asks: Asks, lists: Lists) -> int:
+    """How many rows `look_again` takes at most."""
+    count = 0
+    for b in range(len(lists.count)):
+        if asks.told[b]:
+            count += VARIANTS + min(NAMED * lists.count[b], tastes.start[b + 1] - tastes.start[b])
     return count
 
 
 @kernel
-def add_part(value: float, kind: int, slot: int, lists: Lists, b: int, place: int, count: int, digits: float) -> int:
-    """Add a part in its place, largest first, unless it rounds to nothing; how many parts now."""
+def look_again(world: World, tastes: Tastes, asks: Asks, lists: Lists, weights: Array, base: Array, middle: Array, again: Again) -> int:
+    """Work the features of listed items out again in the ways of VARIANTS, and without each history item that is to be named. `middle` (F,)
+    float32: each feature of items as they mostly are. How many rows.
+    """
+    n, rows = len(world.cold), 0
+    place = np.full(n, -1, np.int32)
+    for b in range(len(lists.count)):
+        if not asks.told[b]:
+            continue
+        count, situation = lists.count[b], tastes.situation[b]
+        pool, every = lists.best[b, :count].astype(np.int32), np.arange(count)
+        for i in range(count):
+            place[pool[i]] = i
+        own, weight = np.zeros((PERSONAL, count), np.float32), weights[situation]
+        recent, slots = tastes.recent[tastes.start[b] : tastes.start[b + 1]], tastes.slot[tastes.start[b] : tastes.start[b + 1]]
+        by_text = np.empty(count, np.float64)
+        for i in range(count):
+            by_text[i] = 1.0 + world.cold[pool[i]]
+        named, kind = again.named[b, :count], again.kind[b, :count]
+        strongest_links(world, tastes, b, pool, place, 1.0, by_text, named, kind)
+        for way in range(VARIANTS + len(recent)):
+            left_out, together = way - VARIANTS, 0
+            if left_out >= 0:
+                wanted = False
+                for i in range(count):
+                    for m in range(NAMED):
+                        wanted = wanted or named[i, m] == left_out
+                if not wanted:
+                    continue
+                others, other_slots = np.empty(len(recent) - 1, recent.dtype), np.empty(len(recent) - 1, slots.dtype)
+                for slot in range(len(others)):
+                    others[slot] = recent[slot + (slot >= left_out)]
+                    other_slots[slot] = slots[slot + (slot >= left_out)]
+                together = tastes.together[b] - (left_out < tastes.together[b])
+                personal(world, others, other_slots, tastes.now[b], together, pool, place, own)
+            again.list[rows], again.way[rows], again.count[rows], again.situation[rows] = b, way, count, situation
+            again.context[rows] = tastes.context[b]
+            again.context[rows, IN_SESSION] = min(together / MANY, 1.0)
+            add_up(world, own, pool, weight, base[situation], again.linear[rows, :count])
+            gather(world, own, pool, every, again.x[rows])
+            if way in (UNKNOWN, PLAIN):
+                for row in range(again.x.shape[1]):
+                    if way == PLAIN or row < POPULARITY:
+                        again.x[rows, row, :count] = middle[row]
+            rows += 1
+        for i in range(count):
+            place[pool[i]] = -1
+    return rows
+
+
+@kernel
+def add_part(value: float, kind: int, slot: int, lists: Lists, b: int, place: int, digits: float) -> None:
+    """Add a part in its place, largest first, unless it rounds to nothing."""
     value = np.round(value * digits) / digits
     if value == 0.0:
-        return count
-    at = count
+        return
+    at = lists.parts[b, place]
     while at > 0 and abs(lists.weight[b, place, at - 1]) < abs(value):
-        for array in (lists.kind, lists.slot):
-            array[b, place, at] = array[b, place, at - 1]
+        lists.kind[b, place, at], lists.slot[b, place, at] = lists.kind[b, place, at - 1], lists.slot[b, place, at - 1]
         lists.weight[b, place, at] = lists.weight[b, place, at - 1]
         at -= 1
     lists.kind[b, place, at], lists.slot[b, place, at], lists.weight[b, place, at] = kind, slot, value
-    return count + 1
+    lists.parts[b, place] += 1
 
 
 @kernel
 def tell(
-    world: World, tastes: Tastes, asks: Asks, lists: Lists, b: int, own: Array, shares: Array, weights: Array, kind_of: Array, digits: float
+    world: World, tastes: Tastes, asks: Asks, lists: Lists, weights: Array, again: Again, rows: int, more: Array, digits: float
 ) -> None:
-    """The parts of the scores of list b, and the scores as their sums, in double precision."""
-    recent, slots = tastes.recent[tastes.start[b] : tastes.start[b + 1]], tastes.slot[tastes.start[b] : tastes.start[b + 1]]
-    shared = world.shared.shape[0]
-    place = np.full(len(world.cold), -1, np.int32)
-    for n in range(lists.count[b]):
-        place[lists.best[b, n]] = n
-    found = np.zeros((lists.count[b], CO_VISITED, len(recent)), np.float64)
-    shares_of_neighbours(world, recent, tastes.now[b], tastes.together[b], place, found)
-    plain, beside, alike = np.zeros(PLAIN, np.float64), np.zeros(len(recent), np.float64), np.zeros(len(recent), np.float64)
-    for n in range(lists.count[b]):
-        at = lists.best[b, n]
-        plain[:] = 0.0
-        for row in range(shared):
-            plain[kind_of[row]] += np.float64(weights[row]) * world.shared[row, at]
-        for row in range(PERSONAL + COLD):
-            kind = kind_of[shared + row]
-            if kind >= 0:
-                value = own[row, at] if row < PERSONAL else own[row - COLD, at] * world.cold[at]
-                plain[kind] += np.float64(weights[shared + row]) * value
-        total, count = 0.0, 0
-        for kind in range(PLAIN):
-            total += plain[kind]
-            count = add_part(plain[kind], kind, -1, lists, b, n, count, digits)
-        if asks.extra[b] >= 0:
-            value = asks.extras[asks.extra[b], at]
-            total += value
-            count = add_part(value, QUERY, -1, lists, b, n, count, digits)
-        beside[:] = 0.0
-        for row in range(CO_VISITED):
-            sums = found[n, row].sum()
-            if sums > 0.0:
-                beside += found[n, row] * (np.float64(weights[shared + row]) * own[row, at] / sums)
-        by_text = np.float64(weights[shared + TEXT]) + np.float64(weights[shared + TEXT + COLD]) * world.cold[at]
-        for slot in range(len(recent)):
-            alike[slot] = shares[slot] * by_text * world.near[slots[slot], at]
-        if len(recent):
-            alike[0] += np.float64(weights[shared + TEXT_LAST]) * world.near[slots[0], at]
-        total += beside.sum() + alike.sum()
-        count = name_strongest(beside, WITH, lists, b, n, count, digits)
-        lists.parts[b, n] = name_strongest(alike, ALIKE, lists, b, n, count, digits)
-        lists.score[b, n] = total
-
-
-@kernel
-def rank(world: World, tastes: Tastes, asks: Asks, lists: Lists, weights: Array, base: Array, kind_of: Array, digits: float) -> None:
-    """Make the lists of a batch. `weights` (situations, F), `base` (situations, N) float32; `kind_of` (F,): see `engine.reasons`."""
-    n = len(world.cold)
-    own, scores, allowed = np.empty((PERSONAL, n), np.float32), np.empty(n, np.float32), np.empty(n, np.bool_)
-    most = 0
-    for b in range(len(tastes.now)):
-        most = max(most, tastes.start[b + 1] - tastes.start[b])
-    shares = np.zeros(most, np.float64)
-    for b in range(len(tastes.now)):
-        situation = tastes.situation[b]
-        personal(world, tastes, b, shares, own)
-        add_up(world, own, weights[situation], base[situation], scores)
-        if asks.extra[b] >= 0:
-            scores += asks.extras[asks.extra[b]]
-        lists.count[b] = choose(world.hashes, asks, b, scores, allowed, lists.best[b])
-        if asks.told[b]:
-            tell(world, tastes, asks, lists, b, own, shares, weights[situation], kind_of, digits)
-        else:
-            for place in range(lists.count[b]):
-                lists.score[b, place] = scores[lists.best[b, place]]
+    """The parts of the scores of all lists. `more` (R, K) float32: what the network adds to the rows of `again`."""
+    row = 0
+    while row < rows:
+        b = again.list[row]
+        end = row
+        while end < rows and again.list[end] == b:
+            end += 1
+        weight = weights[tastes.situation[b]]
+        for i in range(lists.count[b]):
+            item = lists.best[b, i]
+            total, popular = lists.score[b, i], 0.0
+            if asks.extra[b] >= 0:
+                asked = np.float64(asks.extras[asks.extra[b], item])
+                add_part(asked, QUERY, -1, lists, b, i, digits)
+                total -= asked
+            for feature in range(POPULARITY):
+                popular += np.float64(weight[feature]) * world.shared[feature, item]
+            alone, bias = np.float64(again.linear[row, i]), np.float64(more[row + PLAIN, i])
+            by_popularity = np.float64(more[row, i]) - np.float64(more[row + UNKNOWN, i])
+            add_part(popular + by_popularity, BY_POPULARITY, -1, lists, b, i, digits)
+            add_part(alone - popular + np.float64(more[row + UNKNOWN, i]) - bias, BY_AGE, -1, lists, b, i, digits)
+            add_part(bias, BIAS, -1, lists, b, i, digits)
+            rest = total - alone - np.float64(more[row, i])
+            for r in range(row + VARIANTS, end):
+                for m in range(NAMED):
+                    if again.named[b, i, m] == again.way[r] - VARIANTS:
+                        lost = total - np.float64(again.linear[r, i]) - np.float64(more[r, i])
+                        add_part(lost, again.kind[b, i, m], again.way[r] - VARIANTS, lists, b, i, digits)
+                        rest -= lost
+            add_part(rest, HISTORY, -1, lists, b, i, digits)
+        row = end

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from engine import kernels
 from engine.catalogue import Catalogue
 from engine.cosines import Cosines
-from engine.features import SHARED, Features, Shared, Taste, features_of, situations, starts_of, tastes_of
+from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, situations, starts_of, tastes_of
 from engine.generation import Generation
+from engine.network import Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
 from engine.ranker import Example, Ranker
-from engine.reasons import DIGITS, KIND_OF, Reason, lists_for, reasons_of
+from engine.reasons import DIGITS, Reason, lists_for, reasons_of
 from engine.records import Conditions, Item
 from engine.rules import Match, RuleSet, compile_rules, matches
 from engine.space import Floats, Space
@@ -34,6 +35,8 @@ NO_GENERATION = "none"
 QUERY_WEIGHT = 12.0  # a cosine of .1 more outweighs what taste usually adds
 NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
+CANDIDATES = 300
+"""The strongest items by the linear score, among which the networks choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,61 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What the compiled loops work from: the world, the users, what is asked for, the linear weights (SITUATIONS, F) and what they add to
+    every item (SITUATIONS, N), the networks, None while they are not trusted, and what lists hold at most.
+    """
+
+    world: kernels.World
+    tastes: kernels.Tastes
+    asks: kernels.Asks
+    weights: Floats
+    base: Floats
+    net: Net | None
+    most: int
+
+    def fill(self, lists: kernels.Lists) -> None:
+        """The strongest items, their order, and the reasons."""
+        count, features = len(self.tastes.now), self.weights.shape[1]
+        depth = max(CANDIDATES, self.most)
+        picked = kernels.Picked(
+            np.zeros(count, np.int64),
+            np.zeros((count, depth), np.int64),
+            np.zeros((count, depth), np.float32),
+            np.zeros((count, features, depth), np.float32),
+        )
+        kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, CANDIDATES, picked)
+        more = self._added(picked.count, picked.x, self.tastes.context, self.tastes.situation)
+        kernels.choose(self.world.hashes, self.asks, picked, more, lists)
+        rows = kernels.rows_again(self.tastes, self.asks, lists)
+        if not rows:
+            return
+        deepest = int(lists.count.max())
+        again = kernels.Again(
+            np.zeros(rows, np.int64),
+            np.zeros(rows, np.int64),
+            np.zeros(rows, np.int64),
+            np.zeros((rows, deepest), np.float32),
+            np.zeros((rows, features, deepest), np.float32),
+            np.zeros((rows, CONTEXT), np.float32),
+            np.zeros(rows, np.int64),
+            np.zeros((count, deepest, kernels.NAMED), np.int64),
+            np.zeros((count, deepest, kernels.NAMED), np.int64),
+        )
+        middle = np.zeros(features, np.float32) if self.net is None else self.net.middle[:features]
+        rows = kernels.look_again(self.world, self.tastes, self.asks, lists, self.weights, self.base, middle, again)
+        more = self._added(again.count[:rows], again.x, again.context, again.situation)
+        kernels.tell(self.world, self.tastes, self.asks, lists, self.weights, again, rows, more, 10.0**DIGITS)
+
+    def _added(self, counts: NDArray[np.int64], x: Floats, context: Floats, situation: NDArray[np.intp]) -> Floats:
+        """What the networks add, (R, C)."""
+        more = np.zeros((len(counts), x.shape[2]), np.float32)
+        if self.net is not None:
+            forward(self.net, counts, x, context, situation, more)
+        return more
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """Lists under way: what was asked for, candidates that the catalogue does not have, the lists' arrays (None: an empty catalogue), the
     ids of each user's recent items, and what the compiled loops work from.
@@ -80,12 +138,12 @@ class Draft:
     unknown: Sequence[Sequence[str]]
     lists: kernels.Lists | None
     names: Sequence[Sequence[str]]
-    work: tuple[Any, ...] | None
+    work: Work | None
 
     def fill(self) -> None:
         """Work the lists out; in any thread, while nothing changes the model."""
-        if self.work is not None:
-            kernels.rank(*self.work)
+        if self.work is not None and self.lists is not None:
+            self.work.fill(self.lists)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +239,7 @@ class Model:
         if not taken:
             return []
         features = self.features(taste)
-        situation = int(situations([taste])[0])
+        situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
         scores = features.scores(self.ranker.weights()[situation].astype(np.float32))
         taken_at = [at for at, _ in taken]
         open_[taken_at] = False
@@ -197,7 +255,7 @@ class Model:
             x = features.rows(np.concatenate([[at], *(rows for _, rows in drawn)]))
             stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
             packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
-            made.append(Example(*position, situation, packed, self.generation))
+            made.append(Example(*position, situation, packed, self.generation, context))
         return made
 
     def _draft(self, asks: Sequence[Ask]) -> Draft:
@@ -233,7 +291,9 @@ class Model:
         most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
         weights, base = self._weights(common.features)
-        return Draft(asks, unknown, lists, names, (common.world(near), tastes, wanted, lists, weights, base, KIND_OF, 10.0**DIGITS))
+        network = self.ranker.network
+        net = network.net if network.trusted else None
+        return Draft(asks, unknown, lists, names, Work(common.world(near), tastes, wanted, weights, base, net, most))
 
     def _weights(self, shared: Floats) -> tuple[Floats, Floats]:
         """Weights (SITUATIONS, F) and what the shared features add under them (SITUATIONS, N), kept until either changes."""
@@ -344,7 +404,12 @@ def warm_up() -> None:
     """Compile the loops that lists are made in, some 20 s the first time on a machine and half a second from then on."""
     model = Model()
     model.catalogue.put(Item("any", "any"))
-    model.rank([Ask(Taste((), (), (), 0, 0, 0))])
+    taste = Taste((), (), (), 0, 0, 0)
+    example = model.example(taste, item_key("any"), Position("any", 0, 0, 0))
+    if example is not None:
+        model.ranker.learn(example)
+    model.ranker.network.edge = 1.0
+    model.rank([Ask(taste)])
     model.features(Taste((), (), (), 0, 0, 0))
 
 

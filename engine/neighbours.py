@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.hashtable import KINDS
 from engine.space import Floats
 
-KINDS = 3  # weights of a pair
 ROOM = 16  # a list gets room for a multiple of so many, so that one that grows is seldom moved
 
 
 class Neighbours(NamedTuple):
-    """Neighbours of an item: indices (K,) and weights (3, K) as in `ItemState`, which are those of `time` (ms) and fade from it."""
+    """Neighbours of an item: indices (K,) and weights (4, K) as in `ItemState`, which are those of `time` (ms) and fade from it."""
 
     others: NDArray[np.int32]
     weights: Floats
@@ -22,7 +22,7 @@ class Neighbours(NamedTuple):
 
 
 class NeighbourLists:
-    """Item i's list is `others` and `weights` from `first[i]`, `length[i]` long, as of `time[i]`: (M,) int32, (M, 3) float32, (capacity,)
+    """Item i's list is `others` and `weights` from `first[i]`, `length[i]` long, as of `time[i]`: (M,) int32, (M, 4) float32, (capacity,)
     int64. A list that outgrows its room moves to the end; when the end is reached, the holes are closed or the arrays grow.
     """
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS
 from engine.errors import StateError
-from engine.hashtable import Keys, Room, spread
+from engine.hashtable import AMOUNTS, Keys, Room, spread
+from engine.user import SESSION_PAIRS
 
 PAIR_TIME = 1_577_836_800_000
 """2020-01-01: pairs weigh 1 then, and 2^(days / half-life) later."""
@@ -94,9 +95,9 @@ class Deltas(NamedTuple):
 class Updates(NamedTuple):
     """What some batches add to the rows of one owner, sorted by row. Row r's part begins at `starts[r]`, in order of arrival.
 
-    `rows`: their items; `others` (U,) uint64; `amounts` (U, 4) float64: the step's factor, the half-lives, lasting and season, by which it
-    weighs more than at `PAIR_TIME`, and whether the two are of one session; `batches`, `offsets` (U,) int64: whose delta it is. `sources`:
-    the batches that have something for each row.
+    `rows`: their items; `others` (U,) uint64; `amounts` (U, 5) float64: the step's factor, the half-lives, lasting and season, by which it
+    weighs more than at `PAIR_TIME`, whether the two are of one session, and how soon the other came after; `batches`, `offsets` (U,) int64:
+    whose delta it is. `sources`: the batches that have something for each row.
     """
 
     rows: list[int]
@@ -174,7 +175,7 @@ def read(batch: PairBatch) -> Deltas:
 def updates_of(batches: Sequence[Deltas], steps: NDArray[np.float64], decay: Decay, *, owner: int, owners: int) -> Updates:
     """Sort what some batches add by the row that it changes, for the rows that `owner` owns; `steps`: see `rank_weights`."""
     most = 2 * sum(len(deltas.others) for deltas in batches)
-    rows, others, amounts = np.empty(most, np.uint64), np.empty(most, np.uint64), np.empty((most, 4))
+    rows, others, amounts = np.empty(most, np.uint64), np.empty(most, np.uint64), np.empty((most, AMOUNTS))
     numbers, offsets = np.empty(most, np.int64), np.empty(most, np.int64)
     end = 0
     for number, deltas in enumerate(batches):
@@ -194,12 +195,12 @@ def updates_of(batches: Sequence[Deltas], steps: NDArray[np.float64], decay: Dec
 
 
 def rank_weights(decay: Decay, window: int) -> NDArray[np.float64]:
-    """The factor of each place back in the history.
+    """The factor of each place back in the history, of a window and of the session if that is longer.
 
-    >>> rank_weights(Decay(rank=0.5), 3).tolist()
+    >>> rank_weights(Decay(rank=0.5), 3).tolist()[:3]
     [1.0, 0.5, 0.25]
     """
-    return decay.rank ** np.arange(window, dtype=np.float64)
+    return decay.rank ** np.arange(max(window, SESSION_PAIRS), dtype=np.float64)
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

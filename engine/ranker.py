@@ -1,21 +1,24 @@
-"""Weights of the features, learned from what users take next. Linear, so that each reason is a true part of the score.
+"""Weights of the features, learned from what users take next: linear ones, which find the strongest of a catalogue, and networks that
+correct their order (`engine.network`).
 
 A softmax over the item taken and a sample of those not taken, each standing for as many items as it was drawn from (importance-weighted
 sampled softmax, Bengio & Senécal 2008), by stochastic gradient with Adagrad (Duchi et al., 2011). Without that correction the ranker
 learns to tell items from those it shows already and forgets the rest.
-Each situation (`engine.features.situations`) has its own weights on top of common ones.
+Each situation (`engine.features.situations`) has its own linear weights on top of common ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import StateError
-from engine.features import NAMES, SITUATIONS
+from engine.features import CONTEXT, NAMES, SITUATIONS
+from engine.network import Net, Network
 from engine.space import Floats
 
 PRIOR = {
@@ -32,13 +35,14 @@ PRIOR = {
     "date": 0.5,
 }
 """Weights before anything is learned; the others begin at 0."""
-FORMAT = 2
+FORMAT = 3
 
 
 class Example(msgspec.Struct, array_like=True, frozen=True):
     """What was taken and what else could have been, with the features as they were: `features` (1 + negatives, F + 1) float32 bytes, the
     item taken first, the last column the logarithm of how many items the row stands for. `source`, `epoch`, `partition`, `offset`: the
-    event that took it; `generation`: that of the features.
+    event that took it; `generation`: that of the features; `context`: the user's
+    (`engine.features.contexts`); `weight`: how much it counts.
     """
 
     source: str
@@ -47,7 +51,9 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
     offset: int
     situation: int
     features: bytes
-    generation: str = ""
+    generation: str
+    context: tuple[float, ...]
+    weight: float = 1.0
 
     def matrix(self) -> Floats:
         """(1 + negatives, F + 1) float32.
@@ -56,14 +62,15 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
             ValueError: it has other features, no rows, or a situation that there is not.
         """
         rows = np.frombuffer(self.features, "<f4").reshape(-1, len(NAMES) + 1)
-        if not len(rows) or not 0 <= self.situation < SITUATIONS:
-            raise ValueError(f"{len(rows)} rows of situation {self.situation}; there are {SITUATIONS}")
+        if not len(rows) or not 0 <= self.situation < SITUATIONS or len(self.context) != CONTEXT:
+            told = f"{len(rows)} rows of situation {self.situation} in a context of {len(self.context)} numbers"
+            raise ValueError(f"{told}; there are {SITUATIONS} situations and {CONTEXT} numbers")
         return rows
 
 
 @dataclass
 class Ranker:
-    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients.
+    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients; `network`: what is added to their scores.
 
     `version` counts the examples learned; `generation`: whose features it learned last. A new generation goes on from these weights.
     """
@@ -74,6 +81,7 @@ class Ranker:
     own_squares: NDArray[np.float64] = field(default_factory=lambda: np.full((SITUATIONS, len(NAMES)), 1e-2))
     version: int = 0
     generation: str = ""
+    network: Network = field(default_factory=Network.new)
     rate: float = 0.1
     own_rate: float = 0.05
 
@@ -81,21 +89,44 @@ class Ranker:
         """(SITUATIONS, F)."""
         return self.common + self.own
 
-    def learn(self, features: Floats, situation: int) -> None:
-        """One step on one example, (1 + negatives, F + 1) as of `Example`; a step that is not finite is not taken."""
-        x = features[:, :-1].astype(np.float64)
+    def finite(self) -> bool:
+        """Whether all weights are, and all sums of squares above 0."""
+        sums = (self.common_squares, self.own_squares)
+        return bool(np.isfinite(self.weights()).all() and all((part > 0).all() for part in sums) and self.network.finite())
+
+    def learn(self, example: Example) -> None:
+        """One step on one example; a step that is not finite is not taken.
+
+        Raises:
+            ValueError: see `Example.matrix`.
+        """
+        rows, situation = example.matrix(), example.situation
+        x = rows[:, :-1].astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is looked for just below
-            score = x @ (self.common + self.own[situation]) + features[:, -1]
+            score = x @ (self.common + self.own[situation]) + rows[:, -1]
             share = np.exp(score - score.max())
-            gradient = x[0] - (share / share.sum()) @ x
+            gradient = example.weight * (x[0] - (share / share.sum()) @ x)
             usable = np.isfinite(gradient @ gradient)
         if not usable:
             return
+        self.network.learn(rows[:, :-1], score, example.context, situation, example.weight)
         self.common_squares += gradient * gradient
         self.common += self.rate * gradient / np.sqrt(self.common_squares)
         self.own_squares[situation] += gradient * gradient
         self.own[situation] += self.own_rate * gradient / np.sqrt(self.own_squares[situation])
         self.version += 1
+
+
+class NetworkState(msgspec.Struct, array_like=True):
+    """Networks as bytes: the arrays of `Network` in its order, `net` and `squares` one part after the other."""
+
+    net: list[bytes]
+    squares: list[bytes]
+    sums: bytes
+    sums_squared: bytes
+    rows: int
+    learned: int
+    edge: float
 
 
 class RankerState(msgspec.Struct, array_like=True):
@@ -106,14 +137,18 @@ class RankerState(msgspec.Struct, array_like=True):
     names: tuple[str, ...]
     arrays: tuple[bytes, bytes, bytes, bytes]
     applied: dict[str, tuple[int, int]]
-    generation: str = ""
+    generation: str
+    network: NetworkState
 
 
 def pack_ranker(ranker: Ranker, applied: dict[str, tuple[int, int]]) -> bytes:
     """The ranker and the positions it covers, as bytes."""
     arrays = (ranker.common, ranker.own, ranker.common_squares, ranker.own_squares)
     packed = (arrays[0].tobytes(), arrays[1].tobytes(), arrays[2].tobytes(), arrays[3].tobytes())
-    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied, ranker.generation))
+    one = ranker.network
+    net, squares = ([part.tobytes() for part in parts] for parts in (one.net, one.squares))
+    network = NetworkState(net, squares, one.sums.tobytes(), one.sums_squared.tobytes(), one.rows, one.learned, one.edge)
+    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied, ranker.generation, network))
 
 
 def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
@@ -123,21 +158,45 @@ def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
         StateError: it is damaged, of another format, has other features, or holds a weight that is not finite.
     """
     try:
+        format_ = msgspec.msgpack.decode(raw, type=_Format)
+        if format_.format != FORMAT:
+            raise StateError("ranker_format", f"format {format_.format}", f"format {FORMAT}", "let the ranker learn anew")
         state = msgspec.msgpack.decode(raw, type=RankerState)
     except msgspec.DecodeError as problem:
         raise StateError("state_damaged", str(problem), "a ranker", "let the ranker learn anew") from problem
-    if state.format != FORMAT or state.names != NAMES:
-        raise StateError(
-            "ranker_format", f"format {state.format} with {state.names}", f"format {FORMAT} with {NAMES}", "let the ranker learn anew"
-        )
-    parts = [np.frombuffer(part) if len(part) % 8 == 0 else np.zeros(0) for part in state.arrays]
-    lengths = [len(part) for part in parts]
-    if lengths != 2 * [len(NAMES), SITUATIONS * len(NAMES)]:
-        raise StateError("state_damaged", f"arrays of {lengths}", f"{len(NAMES)} weights", "let the ranker learn anew")
-    common, own, common_squares, own_squares = (part.copy() for part in parts)
-    ranker = Ranker(
-        common, own.reshape(SITUATIONS, -1), common_squares, own_squares.reshape(SITUATIONS, -1), state.version, state.generation
+    if state.names != NAMES:
+        raise StateError("ranker_format", f"features {state.names}", f"features {NAMES}", "let the ranker learn anew")
+    fresh = Ranker()
+    linear = (fresh.common, fresh.own, fresh.common_squares, fresh.own_squares)
+    arrays = [_like(part, raw) for part, raw in zip(linear, state.arrays, strict=True)]
+    one, network = state.network, fresh.network
+    net, squares = (
+        Net(*(_like(part, raw) for part, raw in zip(network.net, parts, strict=True)))
+        if len(parts) == len(network.net)
+        else _damaged(parts)
+        for parts in (one.net, one.squares)
     )
-    if not (np.isfinite(ranker.weights()).all() and (ranker.common_squares > 0).all() and (ranker.own_squares > 0).all()):
+    sums = (_like(network.sums, one.sums), _like(network.sums_squared, one.sums_squared))
+    network = Network(net, squares, *sums, one.rows, one.learned, one.edge)
+    common, own, common_squares, own_squares = arrays
+    ranker = Ranker(common, own, common_squares, own_squares, state.version, state.generation, network)
+    if not ranker.finite():
         raise StateError("ranker_not_finite", "a weight that is not finite", "finite weights", "let the ranker learn anew")
     return ranker, state.applied
+
+
+class _Format(msgspec.Struct, array_like=True):
+    """What all formats begin with."""
+
+    format: int
+
+
+def _like(part: Any, raw: bytes) -> Any:
+    """An array of the shape and type of `part` from bytes."""
+    if len(raw) != part.nbytes:
+        _damaged(raw)
+    return np.frombuffer(raw, part.dtype).reshape(part.shape).copy()
+
+
+def _damaged(found: Any) -> NoReturn:
+    raise StateError("state_damaged", f"an array of {len(found)}", "arrays that fit", "let the ranker learn anew")

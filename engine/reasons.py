@@ -1,10 +1,10 @@
-"""Why an item stands where it stands: the parts of its score. They are the terms of the sum itself, not a story told afterwards.
+"""Why an item stands where it stands: the parts of its score, which are what becomes of it when something is left out.
 
-Kinds: `popular` (used often, lately or ever), `new` (recent or untried), `often_together` (used together with the named item),
-`similar_text` (its text is near the named item's), `same_creator`, `similar_tags` (filed under the same), `similar_date`,
-`similar_popularity` (how far from as well known as what the user takes), `query` (its text is near the search), `unknown_item`. An entry
-of a kind without an item is the sum over the user's other items. Square roots of sums are shared out in proportion to the sums'
-terms.
+Kinds: `often_together` (used together with the named item) and `similar_text` (its text is near the named item's): leaving the named item
+out of the user's history lowers the score by the weight. `history`: what the whole history adds to the score, less the named items'
+weights; how items go together stands here. Without any history there is left: `popular` (used often, lately or ever), `new` (how recent
+or untried it is) and `bias` (what any item has in this user's situation). `query`: how well it answers a search. `unknown_item`: the
+catalogue does not have it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,11 @@ import msgspec
 import numpy as np
 
 from engine import kernels
-from engine.features import NAMES, SHARED
 
 DIGITS = 6  # that are told: parts rounded so still add up within 1e-5
-KINDS = ("popular", "new", "same_creator", "similar_tags", "similar_date", "similar_popularity", "query", "often_together", "similar_text")
+KINDS = ("popular", "new", "bias", "history", "query", "often_together", "similar_text")
 """In the order of the numbers that `engine.kernels` gives them."""
-_POPULAR = ("trending", "popular", "known")
-_OF = {
-    **{name: "popular" if name in _POPULAR else "new" for name in SHARED},
-    **dict.fromkeys(("creator", "creator_last", "creator_cold"), "same_creator"),
-    **dict.fromkeys(("tags", "tags_last", "tags_cold"), "similar_tags"),
-    **dict.fromkeys(("date", "date_last"), "similar_date"),
-    "popularity_gap": "similar_popularity",
-}
 _KINDS = np.array(KINDS, object)
-KIND_OF = np.array([KINDS.index(_OF[name]) if name in _OF else -1 for name in NAMES], np.int64)
-"""(F,): the kind that a feature adds to as a whole; -1 for those that are shared out among history items."""
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -49,6 +38,7 @@ def lists_for(count: int, most: int, *, told: bool) -> kernels.Lists:
         np.zeros(count, np.int64),
         np.zeros((count, most), np.int64),
         np.zeros((count, most), np.float64),
+        np.zeros((count, most), np.int64),
         np.zeros(depth[:2], np.int64),
         np.zeros(depth, np.int64),
         np.zeros(depth, np.int64),

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue
-from engine.hashtable import Keys, PairTable
+from engine.hashtable import KINDS, Keys, PairTable
 from engine.item import ItemState
-from engine.neighbours import KINDS, NeighbourLists, Neighbours
+from engine.neighbours import NeighbourLists, Neighbours
 from engine.pairs import Decay
 
 MOST_HALVES = 200.0
@@ -39,7 +39,7 @@ class Counts(msgspec.Struct, array_like=True, frozen=True):
 
 
 class NeighbourList(msgspec.Struct, array_like=True, frozen=True):
-    """The large part: the strongest neighbours; `others` (K,) uint64 and `weights` (3, K) float32 as little-endian bytes."""
+    """The large part: the strongest neighbours; `others` (K,) uint64 and `weights` (4, K) float32 as little-endian bytes."""
 
     item: int
     others: bytes
@@ -105,7 +105,7 @@ class ItemStats:
         used = np.flatnonzero(pairs.keys)
         others = self._places(pairs.keys[used])
         lasting, season = (float(halves[0]) for halves in self.decay.halves(np.array([time])))
-        fading = 2.0 ** np.clip([-lasting, pairs.halves - season, -lasting], -MOST_HALVES, MOST_HALVES)
+        fading = 2.0 ** np.clip([-lasting, pairs.halves - season, -lasting, -lasting], -MOST_HALVES, MOST_HALVES)
         weights = pairs.weights[used].T * fading[:, None]
         if len(others) > self.most:
             strength = weights[:2] / np.sqrt(self.count[others] + 5.0)

@@ -18,6 +18,9 @@ from engine.records import Event
 from engine.rowcodec import RowCodec
 
 SESSION_MS = 1_800_000  # a gap of 30 minutes ends a session that has no id
+SESSION_PAIRS = 40
+"""Items of its own session that an event is paired with at most, if these are more than the newest `pair_window`: what stands in one basket
+belongs together whatever its order."""
 EVENT_IDS_MOST = 4  # "the last 1,000 events or 7 days" (contract): both, but a robot's week is not kept
 FORMAT = 1  # first byte of an encoded row; a release says in CHANGELOG.md which formats it reads
 
@@ -144,9 +147,10 @@ class UserState(msgspec.Struct, array_like=True):
         weight = limits.weight(event)
         session = hash64(event.session_id) if event.session_id else 0
         at = self._insert(Interaction(event.item_id, time, weight, session, event.type), limits)
-        others = self.before(at, event.item_id, limits.pair_window) if weight > 0 else ()
+        others = self.before(at, event.item_id, max(limits.pair_window, SESSION_PAIRS)) if weight > 0 else ()
         self._see(event.item_id, time, limits)
-        return Change(Verdict.APPLIED, weight, others, together(others, time, session))
+        same = together(others, time, session)
+        return Change(Verdict.APPLIED, weight, others[: max(limits.pair_window, same)], same)
 
     def before(self, at: int, item_id: str, window: int) -> tuple[Interaction, ...]:
         """Up to `window` liked interactions before place `at` of the history, newest first, each item once and never `item_id`."""

@@ -13,7 +13,6 @@ from copy import deepcopy
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from engine.errors import StateError
 from engine.ranker import Example, Ranker, pack_ranker, unpack_ranker
@@ -89,7 +88,7 @@ class Learner:
             return
         for generation in sorted(self._changed):
             ranker = self._rankers[generation]
-            if np.isfinite(ranker.weights()).all():
+            if ranker.finite():
                 self._outbox.publish(self._topic, generation.encode(), pack_ranker(ranker, {}))
             else:
                 log.error("ranker_not_finite", remedy="the last good weights stay in use; look at the examples' features")
@@ -102,7 +101,7 @@ class Learner:
         """Learn one example; whether anything changed."""
         try:
             example = self._decode(record.value or b"")
-            features = example.matrix()
+            example.matrix()
         except (msgspec.DecodeError, ValueError) as error:  # of a release with other features, or none of ours
             log.warning("example_passed_over", offset=record.offset, reason=str(error)[:200])
             return False
@@ -115,7 +114,7 @@ class Learner:
             log.debug("example_of_another_generation", generation=example.generation)
             return False
         self._applied[source] = (example.epoch, example.offset)
-        ranker.learn(features, example.situation)
+        ranker.learn(example)
         self._changed.add(example.generation)
         return True
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.catalogue import DAY_MS, Catalogue
 from engine.errors import StateError
-from engine.hashtable import LASTING, SEASON, SESSION
+from engine.hashtable import LASTING, LATER, SEASON, SESSION, SOON
 from engine.item import Changes, ItemState, apply_deltas, decode_item, encode_item
 from engine.pairs import Decay, Delta, PairBatch, packed, rank_weights, shares, written
 from engine.stats import ItemStats, NeighbourList, counts_of
@@ -111,15 +111,17 @@ def test_pairs_add_up_as_counted_the_plain_way(rows: list[tuple[int, int, list[i
         for place, other in enumerate(o for o in others if o != item):
             step = 0.85**place
             for pair in ((item, other), (other, item)):
-                sums = expected.setdefault(pair, [0.0, 0.0, 0.0])
+                sums = expected.setdefault(pair, [0.0, 0.0, 0.0, 0.0])
                 sums[LASTING] += step * 2.0**lasting
                 sums[SEASON] += step * 2.0**season
-                sums[SESSION] += step * 2.0**lasting if place < together else 0.0
+                sums[SESSION] += 2.0**lasting if place < together else 0.0
+                if pair[1] == item and place < len(SOON):
+                    sums[LATER] += SOON[place] * 2.0**lasting
     keys = {(item, int(other)) for item, row in found.items() for other in row.pairs.used()[0]}
     assert keys == set(expected)
     for item, row in found.items():
         others_of, weights = row.pairs.used()
-        for other, weight in zip(others_of.tolist(), weights.astype(float) * [1.0, 2.0**row.pairs.halves, 1.0], strict=True):
+        for other, weight in zip(others_of.tolist(), weights.astype(float) * [1.0, 2.0**row.pairs.halves, 1.0, 1.0], strict=True):
             assert weight.tolist() == pytest.approx(expected[item, other], rel=1e-5)
 
 

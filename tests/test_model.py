@@ -142,7 +142,7 @@ def test_learning_makes_the_item_taken_stand_higher() -> None:
     for n in range(50):
         example = shop.model.example(taste, shop.model.catalogue.hashes[fresh], Position("events", 1, 0, n))
         assert example is not None
-        shop.model.ranker.learn(example.matrix(), example.situation)
+        shop.model.ranker.learn(example)
     assert rank() < before
 
 
@@ -158,7 +158,7 @@ def test_weights_are_taken_over_again_and_again() -> None:
         assert example is not None
         assert example.generation == "g-1"
         learner.generation = example.generation
-        learner.learn(example.matrix(), example.situation)
+        learner.learn(example)
         model.use_ranker(unpack_ranker(pack_ranker(learner, {}))[0])
         assert model.ranker.version == n + 1
 

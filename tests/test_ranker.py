@@ -5,27 +5,34 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from engine.errors import StateError
-from engine.features import NAMES, SITUATIONS
+from engine.features import CONTEXT, NAMES, SITUATIONS
 from engine.learning import FIRST, learns_from
+from engine.network import MEMBERS, Network
 from engine.ranker import Example, Ranker, RankerState, pack_ranker, unpack_ranker
 
 F = len(NAMES)
 anything = arrays(np.float32, (5, F + 1), elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
 
 
+def example(rows: np.ndarray, situation: int, weight: float = 1.0) -> Example:
+    """An example of these rows, (1 + negatives, F + 1)."""
+    return Example("events", 1, 0, 0, situation, rows.astype("<f4").tobytes(), "", (0.1,) * CONTEXT, weight)
+
+
+@settings(deadline=None)  # the first example waits for the compiler
 @given(st.lists(st.tuples(anything, st.integers(0, SITUATIONS - 1)), max_size=5))
 def test_no_example_makes_a_weight_that_is_not_finite(examples: list[tuple[np.ndarray, int]]) -> None:
     """Rule: whatever the features, weights stay finite, and the same examples give the same weights."""
     one, other = Ranker(), Ranker()
     for features, situation in examples:
-        one.learn(features, situation)
-        other.learn(features, situation)
-    assert np.isfinite(one.weights()).all()
+        one.learn(example(features, situation))
+        other.learn(example(features, situation))
+    assert one.finite()
     assert pack_ranker(one, {}) == pack_ranker(other, {})
 
 
@@ -37,7 +44,7 @@ def test_a_ranker_learns_what_is_taken() -> None:
         x = np.zeros((9, F + 1), np.float32)
         x[:, 4] = rng.random(9)
         x[0, 4] += 0.5
-        ranker.learn(x, 2)
+        ranker.learn(example(x, 2))
     assert ranker.weights()[2, 4] > ranker.weights()[0, 4] > before
     assert ranker.version == 200
 
@@ -47,17 +54,17 @@ def test_a_negative_counts_for_as_many_items_as_it_stands_for() -> None:
     many, one = Ranker(), Ranker()
     x = np.zeros((11, F + 1), np.float32)
     x[0, 3] = 1.0
-    many.learn(x, 0)
+    many.learn(example(x, 0))
     short = x[:2].copy()
     short[1, -1] = np.log(10.0)
-    one.learn(short, 0)
+    one.learn(example(short, 0))
     assert many.weights() == pytest.approx(one.weights(), rel=1e-6)
 
 
 def test_rankers_survive_their_codec() -> None:
     """Rule: a ranker read back goes on as the one that was written."""
     ranker = Ranker(generation="g-000001")
-    ranker.learn(np.random.default_rng(0).random((6, F + 1)).astype(np.float32), 1)
+    ranker.learn(example(np.random.default_rng(0).random((6, F + 1)), 1))
     read, applied = unpack_ranker(pack_ranker(ranker, {"events/0": (1, 7)}))
     assert applied == {"events/0": (1, 7)}
     assert pack_ranker(read, applied) == pack_ranker(ranker, applied)
@@ -89,7 +96,7 @@ def test_an_example_that_fits_no_ranker() -> None:
     row = np.zeros((1, F + 1), "<f4").tobytes()
     for situation, features in ((SITUATIONS, row), (-1, row), (0, b"")):
         with pytest.raises(ValueError, match="situation"):
-            Example("events", 1, 0, 0, situation, features).matrix()
+            Example("events", 1, 0, 0, situation, features, "", (0.0,) * CONTEXT).matrix()
 
 
 def test_weights_of_another_shape_are_refused() -> None:
@@ -99,3 +106,56 @@ def test_weights_of_another_shape_are_refused() -> None:
         with pytest.raises(StateError) as caught:
             unpack_ranker(msgspec.msgpack.encode(msgspec.structs.replace(state, arrays=(common, *state.arrays[1:]))))
         assert caught.value.code == "state_damaged"
+
+
+def surprising(rng: np.random.Generator, n: int) -> Example:
+    """What is taken is what two features are alike in: nothing linear tells it."""
+    x = rng.normal(size=(n, F + 1)).astype(np.float32)
+    x[:, -1] = 0.0
+    x[0, 3] = x[0, 4] * 0.9 + 0.1 * x[0, 3]
+    return example(x, 0)
+
+
+def test_networks_learn_what_no_linear_score_can() -> None:
+    """Rule: they are trusted once they do better than the linear score on examples not yet learned, and then put the item taken higher."""
+    rng, ranker = np.random.default_rng(0), Ranker()
+    for _ in range(1_500):
+        ranker.learn(surprising(rng, 12))
+    assert ranker.network.trusted
+    better = []
+    for _ in range(200):
+        one = surprising(rng, 12)
+        x = one.matrix()[:, :-1]
+        linear = x @ ranker.weights()[0]
+        whole = linear + ranker.network.added(x, one.context, 0)
+        better.append(int((linear > linear[0]).sum()) - int((whole > whole[0]).sum()))
+    assert np.mean(better) > 0.5
+
+
+def test_networks_that_do_worse_are_not_used() -> None:
+    """Rule: networks whose edge is gone add nothing, and are used again when they have it back."""
+    rng, ranker = np.random.default_rng(1), Ranker()
+    for _ in range(800):
+        ranker.learn(surprising(rng, 12))
+    x = surprising(rng, 12).matrix()[:, :-1]
+    assert ranker.network.added(x, (0.1,) * CONTEXT, 0).any()
+    ranker.network.edge = -0.01
+    assert not ranker.network.added(x, (0.1,) * CONTEXT, 0).any()
+
+
+def test_a_network_adds_nothing_before_it_has_learned() -> None:
+    """Rule: the first lists of an installation are those of the linear weights."""
+    fresh = Network.new()
+    assert not fresh.trusted
+    assert not fresh.net.last.any()
+    assert len(fresh.net.last) % MEMBERS == 0
+
+
+def test_an_example_of_more_weight_teaches_more() -> None:
+    """Rule: an example of weight 0 teaches nothing, one of weight 2 as two of weight 1 would, before rates are adapted."""
+    x = np.random.default_rng(0).random((6, F + 1)).astype(np.float32)
+    nothing, one, two = Ranker(), Ranker(), Ranker()
+    for ranker, weight in ((nothing, 0.0), (one, 1.0), (two, 2.0)):
+        ranker.learn(example(x, 1, weight))
+    assert np.array_equal(nothing.weights(), Ranker().weights())
+    assert (two.common_squares - 0.01) == pytest.approx(4 * (one.common_squares - 0.01))
