@@ -33,7 +33,8 @@ class World:
         self.lock = asyncio.Lock()
         self.lessons: list[Lesson] = []
         self.found: dict[bytes, UserState] = {user_key(name.encode()): UserState(events=1) for name in ("ann", "bob", "poison")}
-        self.part: Any = SimpleNamespace(get=self.found.get, closed=False)
+        self.notes: dict[bytes, bytes | None] = {}
+        self.part: Any = SimpleNamespace(get=self.found.get, closed=False, note=self.notes.get, set_note=self.notes.__setitem__)
         anything: Any = self
         self.maker = ListMaker(
             anything,
