@@ -6,7 +6,8 @@ Not the list itself: that stands on `recommendations` only. What is remembered i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,20 @@ def read_name(name: bytes) -> tuple[str, str]:
     """Surface and user of a note; a surface has no slash in it."""
     surface, _, user_id = name.removeprefix(PREFIX).partition(b"/")
     return surface.decode(), user_id.decode()
+
+
+def by_surface(names: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
+    """The surfaces of some notes in order, each with the first of its places and the one after the last.
+
+    >>> list(by_surface([name_of("cart", "a"), name_of("cart", "b"), name_of("home", "a")]))
+    [('cart', 0, 2), ('home', 2, 3)]
+    """
+    start = 0
+    while start < len(names):
+        surface = read_name(names[start])[0]
+        end = bisect_right(names, name_of(surface, "") + b"\xff", start)  # a byte that no id has
+        yield surface, start, end
+        start = end
 
 
 def encode_listed(listed: Listed) -> bytes:

@@ -45,12 +45,14 @@ LESSONS, LESSONS_S = 8, 0.2
 event makes no second one. They are a sample, so nothing counted is lost."""
 MOST_LESSONS = 64
 """Examples waiting to be made from which on no further batch is applied: their features are to be as they were when their events came."""
-AGAIN_S, MOST_AGAIN = 0.002, 16
-"""How long lists that are made again may keep others waiting, and how many of them have one turn at most."""
+FEW_AGAIN, MOST_AGAIN = 4, 16
+"""Lists made again in one turn, and those that are late: 0.5 ms, and 2 ms, with a catalogue of 4,000 items; fewer with a larger one."""
+AGAIN_AT_ONCE = 65_536
+"""Users x items of such a turn at most: 1 ms of work beside the event loop, and as much on it."""
+DEADLINE_S, LATE_S = 60.0, 20.0
+"""When lists that are made again are to be out, and from which age on they go along with others, a quarter of a turn at most."""
 PAUSE_S = 0.001
-"""Between two such turns at least; else as long as the one before took, so that half of the time is left to the rest of the worker."""
-LATE_S = 20.0
-"""Age from which on lists that are made again go along with others, a quarter of a turn: they are to be out within 60 s."""
+"""Between two such turns at least."""
 HEADERS_BYTES = 1_024
 """Room in a record for the key and the headers beside the list."""
 
@@ -197,7 +199,6 @@ class ListMaker:
         self._lessons_due = False
         self._latest, self._known, self._clock = latest, known, clock
         self._again: dict[tuple[int, str, str], Again] = {}
-        self._list_s = AGAIN_S  # seconds a list takes, lately
         self._forgotten: set[tuple[int, str]] = set()  # since the lists under way were begun
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -299,7 +300,7 @@ class ListMaker:
                 if not pressing and not self._pressing():
                     self._wake.clear()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), max(PAUSE_S, perf_counter() - began))
+                        await asyncio.wait_for(self._wake.wait(), max(PAUSE_S, (perf_counter() - began) * pause_of(self._again_age())))
 
     def _pressing(self) -> bool:
         """Whether somebody waits for what is to be made."""
@@ -332,11 +333,8 @@ class ListMaker:
         work += [self._answer_work(request, now) for request in answers]
         began = perf_counter()
         made, examples = await self._make(work, lessons)
-        took = perf_counter() - began
-        self._metrics.scoring.observe(took)
+        self._metrics.scoring.observe(perf_counter() - began)
         self._metrics.batch_users.observe(len(work))
-        if work:
-            self._list_s += (took / len(work) - self._list_s) / 8
         again: dict[int, Answer] = {}
         lists: dict[int, list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
         known = self._known()
@@ -371,11 +369,17 @@ class ListMaker:
         """Lists to be made again in a turn with so many others: none beside others, unless they are late."""
         if not self._again:
             return []
-        most = max(1, min(MOST_AGAIN, int(AGAIN_S / max(self._list_s, 1e-6))))
-        if others or self._answers or self._standing:
-            late = self._clock() - next(iter(self._again.values())).since > LATE_S
-            most = max(1, min(most, self._size // 4)) if late else 0
-        return [self._again.pop(key) for key in _first(self._again, most)]
+        late = self._again_age() > LATE_S
+        if not late and (others or self._answers or self._standing):
+            return []
+        most = min(MOST_AGAIN if late else FEW_AGAIN, AGAIN_AT_ONCE // max(1, len(self._model.catalogue)))
+        if others:
+            most = min(most, self._size // 4)
+        return [self._again.pop(key) for key in _first(self._again, max(1, most))]
+
+    def _again_age(self) -> float:
+        """Seconds since what the list waits for that is to be made again first."""
+        return self._clock() - next(iter(self._again.values())).since if self._again else 0.0
 
     def _stands(self, job: Again, rows: Rows[UserState]) -> bool:
         """Whether a list is still the one that was to be made again, and its user does not wait for a newer one."""
@@ -556,6 +560,16 @@ def applied_of(row: UserState, trigger: Position) -> dict[str, tuple[int, int]]:
     if known is not None:
         found[trigger.source.partition("@")[0]] = (trigger.partition, known[1])
     return found
+
+
+def pause_of(age_s: float) -> float:
+    """How long a pause is between lists made again, in turns' lengths: the rest of the worker has three quarters of the time at first, half
+    of it when half of the time has gone by, a fifth in the end.
+
+    >>> pause_of(0), pause_of(30), pause_of(60), pause_of(3600)
+    (3.0, 1.0, 0.25, 0.25)
+    """
+    return min(3.0, max(0.25, 3.0 - 2.0 * age_s / (DEADLINE_S / 2)))
 
 
 def _of_generation(job: Standing | Answer | Again, generation: str) -> bool:

@@ -107,7 +107,7 @@ class Settings(BaseModel):
     list_size: int = _about(10, "items of a standing list", "items", ge=1, le=K_MAX)
     surfaces: Surfaces = _about(("home",), "placements that have standing lists, between commas")
     renew_lists_per_s: float = _about(
-        200,
+        50,
         "standing lists per second and worker, at most, made again as a tenth more is known than when they were made; 0: none",
         "1/s",
         ge=0,

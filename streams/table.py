@@ -243,7 +243,7 @@ class Rows(Generic[R]):
         self._unsaved = set(self._dirty)
         self._dirty = set()
         self._notes_taken, self._notes = self._notes, {}
-        self._notes_left = iter(self._notes_taken.items())
+        self._notes_left = iter(list(self._notes_taken.items()))
         return len(self._taken) + len(self._notes_taken)
 
     def encoded(self, count: int) -> list[Record]:
