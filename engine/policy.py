@@ -59,11 +59,12 @@ class Placed(NamedTuple):
 
 
 class Pin(NamedTuple):
-    """One of `items` (M,) int64, catalogue indices, at `rank`."""
+    """One of `items` (M,) int64, catalogue indices, those where `mask` (N,), at `rank`."""
 
     rule_id: str
     rank: int
     items: Places
+    mask: Bools
 
 
 class Shift(NamedTuple):
@@ -123,7 +124,8 @@ def orders_of(rules: Iterable[Rule], mask_of: Callable[[str], Bools], count: int
     pins, shifts, caps = list[Pin](), list[Shift](), list[tuple[Bools, int]]()
     for rule in sorted(rules, key=lambda one: one.rule_id):
         if rule.action == "pin" and rule.rank is not None:
-            pins.append(Pin(rule.rule_id, rule.rank, np.flatnonzero(mask_of(rule.rule_id))))
+            mask = mask_of(rule.rule_id)
+            pins.append(Pin(rule.rule_id, rule.rank, np.flatnonzero(mask), mask))
         elif rule.action in ("boost", "bury") and rule.factor is not None:
             shifts.append(Shift(rule.rule_id, odds(rule.action, rule.factor), mask_of(rule.rule_id)))
         elif rule.action == "cap" and rule.max is not None:
@@ -180,15 +182,22 @@ def kinds_for(kinds: Kinds, orders: Orders, variety: Variety) -> Kinds:
 def _pinned(orders: Orders, items: Places, totals: NDArray[np.float64], may: Bools, k: int) -> dict[int, tuple[int, str]]:
     """Which item has which rank, and by which rule: rank -> (item, rule_id)."""
     found: dict[int, tuple[int, str]] = {}
+    if not orders.pins:
+        return found
+    left = may[items] & np.isfinite(totals)
     taken: set[int] = set()
     for pin in orders.pins:
         rank = next((r for r in (*range(pin.rank, k), *range(min(pin.rank, k) - 1, -1, -1)) if r not in found), None)
         if pin.rank >= k or rank is None:
             continue
-        open_ = [at for at in pin.items[may[pin.items]].tolist() if at not in taken]
-        if open_:
-            matched = np.flatnonzero(np.isin(items, open_) & np.isfinite(totals))
-            item = int(items[matched[np.argmax(totals[matched])]]) if len(matched) else open_[0]
+        places = np.flatnonzero(pin.mask[items] & left)
+        if len(places):
+            item = int(items[places[np.argmax(totals[places])]])
+            left &= items != item
+        else:
+            others = (at for at in pin.items[may[pin.items]].tolist() if at not in taken)
+            item = next(others, NOBODY)
+        if item >= 0:
             found[rank] = (item, pin.rule_id)
             taken.add(item)
     return found

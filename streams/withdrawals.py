@@ -69,7 +69,9 @@ class Withdrawals:
         """An entry came; it stands at `at` in the catalogue in the place of `before`."""
         self._removed.pop(key, None)
         self._partition[at], self._offset[at], self._time[at] = place
-        if before is not None and (
+        if before is None or before == item:  # nothing new, or a catalogue that was sent again
+            return
+        if (
             (before.available and not item.available)
             or (item.available_from or 0) > (before.available_from or 0)
             or rules.standing(before) != rules.standing(item)
