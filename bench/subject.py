@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -34,7 +35,7 @@ class Backfilled(NamedTuple):
 class Subject:
     """Starts a worker and reads its counters."""
 
-    def __init__(self, bootstrap: str, registry: str, *, lists: bool = True) -> None:
+    def __init__(self, bootstrap: str, registry: str, *, lists: bool = True, settings: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="headwater-bench-")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -46,6 +47,7 @@ class Subject:
             "HEADWATER_WEB_PORT": str(self._port),
             "HEADWATER_PARTITIONS": "4",
             "HEADWATER_LOG_LEVEL": "warning",
+            **(settings or {}),
         }
         self._lists = lists
         self.lists = 0.0  # made, once it has ended

@@ -16,12 +16,17 @@ from engine.user import Position
 RECOMMENDATION = b"headwater.recommendation.v1"
 RESPONSE = b"headwater.response.v1"
 
+_ID_FIELDS = {"item_removed": "item_id", "item_unavailable": "item_id"}
+"""Kind of trigger -> the field that names what it is about, where that is not `<kind>_id`."""
 _encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """What a list was made for: an event, a request, or a change of the user. `timestamp` in ms; `position` of the record."""
+    """What a list was made for: an event, a request, a change of the user, what had to be taken out of it, or what was learned since.
+
+    `timestamp` in ms; `position` of the record; `id` of what it is about, "" where there is none.
+    """
 
     kind: str
     id: str
@@ -57,7 +62,7 @@ def encode_list(
         "surface": surface,
         "generated_at": generated_at,
         "valid_until": valid_until,
-        "trigger": {"kind": trigger.kind, f"{trigger.kind}_id": trigger.id, "timestamp": trigger.timestamp},
+        "trigger": _told(trigger),
         "applied": applied,
         "generation": ranking.generation,
         "items": [_Item(one.item_id, rank, round(one.score, DIGITS), 1.0, one.reasons) for rank, one in enumerate(ranking.items)],
@@ -67,6 +72,16 @@ def encode_list(
     if extra:
         body.update(extra)
     return _encoder.encode(body)
+
+
+def _told(trigger: Trigger) -> dict[str, Any]:
+    """A trigger as it is sent.
+
+    >>> _told(Trigger("item_removed", "i9", 5, Position("items", 1, 0, 7)))
+    {'kind': 'item_removed', 'item_id': 'i9', 'timestamp': 5}
+    """
+    about = {_ID_FIELDS.get(trigger.kind, f"{trigger.kind}_id"): trigger.id} if trigger.id else {}
+    return {"kind": trigger.kind, **about, "timestamp": trigger.timestamp}
 
 
 class _Item(msgspec.Struct, gc=False):

@@ -15,6 +15,7 @@ _PLAIN_FIELDS = frozenset({"item_id", "title", "creator", "price", "domain", "la
 _LIST_FIELDS = frozenset({"categories", "tags"})
 _SINGULAR = {"category": "categories", "tag": "tags"}
 _ATTRIBUTES = "attributes."
+_EXCLUDING = frozenset({"block", "filter"})
 _ALWAYS = -math.inf
 _NEVER = math.inf
 
@@ -104,6 +105,9 @@ class RuleSet:
         }
         edges = {edge for compiled in self._rules for edge in (compiled.starts, compiled.ends)}
         self._edges = sorted(int(edge) for edge in edges if math.isfinite(edge))
+        excluding = [compiled for compiled in self._rules if compiled.rule.action in _EXCLUDING]
+        self._excluding = tuple(compiled.match for compiled in excluding)
+        self._exclusions = sorted(int(compiled.starts) for compiled in excluding if math.isfinite(compiled.starts))
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -128,16 +132,44 @@ class RuleSet:
 
     def blocked(self, item: Item, surface: str, user_attributes: Mapping[str, Any], now_ms: int) -> bool:
         """Say whether an item must not be in a list: a `block` matches it, or a `filter` does not."""
+        return any(self._keeping_out(item, surface, user_attributes, now_ms))
+
+    def keeping_out(self, item: Item, surface: str, user_attributes: Mapping[str, Any], now_ms: int) -> tuple[Rule, ...]:
+        """Give the rules because of which an item must not be in a list, by rule_id; none: it may."""
+        return tuple(self._keeping_out(item, surface, user_attributes, now_ms))
+
+    def _keeping_out(self, item: Item, surface: str, user_attributes: Mapping[str, Any], now_ms: int) -> Iterable[Rule]:
         for compiled in self._active(surface, user_attributes, now_ms):
             action = compiled.rule.action
-            if (action == "block" and matches(compiled.match, item)) or (action == "filter" and not matches(compiled.match, item)):
-                return True
-        return False
+            if action in _EXCLUDING and matches(compiled.match, item) == (action == "block"):
+                yield compiled.rule
+
+    def excluding(self, surface: str, now_ms: int) -> tuple[tuple[Rule, Match], ...]:
+        """Give the rules in force on a surface that keep items out, whomever they hold for, each with its match."""
+        found = self._on.get(surface, self._everywhere)
+        return tuple((c.rule, c.match) for c in found if c.rule.action in _EXCLUDING and c.starts <= now_ms < c.ends)
+
+    def standing(self, item: Item) -> tuple[bool, ...]:
+        """Give which of the rules that keep items out, in force or not, match an item: while this stays, lists may stay, too."""
+        return tuple(matches(match, item) for match in self._excluding)
 
     def next_change_ms(self, now_ms: int) -> int | None:
         """Give the next time after `now_ms` at which a rule starts or ends; None when no more will."""
+        return _after(self._edges, now_ms)
+
+    def last_change_ms(self, now_ms: int) -> int | None:
+        """Give the last time up to `now_ms` at which a rule started or ended; None when none has."""
         place = bisect_right(self._edges, now_ms)
-        return self._edges[place] if place < len(self._edges) else None
+        return self._edges[place - 1] if place else None
+
+    def next_exclusion_ms(self, now_ms: int) -> int | None:
+        """Give the next time after `now_ms` at which a rule starts that keeps items out."""
+        return _after(self._exclusions, now_ms)
+
+
+def _after(times: list[int], now_ms: int) -> int | None:
+    place = bisect_right(times, now_ms)
+    return times[place] if place < len(times) else None
 
 
 def _compile(rule: Rule) -> _Compiled:
@@ -148,6 +180,24 @@ def _compile(rule: Rule) -> _Compiled:
         starts=_ALWAYS if rule.starts_at is None else rule.starts_at,
         ends=_NEVER if rule.ends_at is None else rule.ends_at,
     )
+
+
+LIVE_MS = 86_400_000
+"""Age of the newest event up to which the clock tells when rules start and end: beyond it a history is being replayed."""
+
+
+def rule_time(newest_ms: int, clock_ms: int, rules: RuleSet) -> int:
+    """Give the time by which rules are in force: that of the newest event, or of a rule's start or end that the clock has passed since.
+
+    So a rule starts on time where no event comes for a while, and replayed history has the rules of its time.
+
+    >>> rules = compile_rules([Rule("r1", "block", {"tags": "gore"}, starts_at=150, ends_at=10**9)])
+    >>> rule_time(100, 120, rules), rule_time(100, 200, rules), rule_time(100, LIVE_MS + 200, rules)
+    (100, 150, 100)
+    """
+    if clock_ms - newest_ms > LIVE_MS:
+        return newest_ms
+    return max(newest_ms, rules.last_change_ms(clock_ms) or newest_ms)
 
 
 def compile_rules(rules: Iterable[Rule]) -> RuleSet:

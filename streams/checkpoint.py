@@ -270,7 +270,7 @@ class Checkpoint:
         parts = []
         for table in tables:
             for rows in table.owned:
-                if rows.dirty:
+                if rows.changed:
                     rows.take()
                     parts.append(_Part(rows, table.changelog_topic_name, self._outbox.receipt(), []))
         return parts

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem, of_system
-from streams import cli_gateway, cli_generations, cli_train
+from streams import cli_gateway, cli_generations, cli_rules, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
 from streams.cli_load import events_app, items_app
@@ -22,6 +22,7 @@ app = typer.Typer(help="Streaming personalization on Kafka.", no_args_is_help=Tr
 topics_app = typer.Typer(help="The installation's topics.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(cli_generations.app, name="generations")
+app.add_typer(cli_rules.app, name="rules")
 app.command()(backfill)
 app.command()(up)
 app.command()(lists)

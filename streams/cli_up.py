@@ -29,7 +29,8 @@ def lists(
         print(f"no list for {user} on {surface}: one comes with the user's first event; the gateway makes one for anybody who asks")
         raise typer.Exit(1)
     trigger = found["trigger"]
-    made_after = f"{trigger['kind']} {trigger.get('event_id', '')}".rstrip()
+    about = next((value for name, value in trigger.items() if name.endswith("_id")), "")
+    made_after = f"{trigger['kind']} {about}".rstrip()
     print(f"{user}, {surface}: generation {found['generation'] or 'none'}, made after {made_after}")
     for item in found["items"]:
         reasons = ", ".join(" ".join(filter(None, (one["kind"], one.get("item_id")))) for one in item["reasons"][:2])

@@ -19,6 +19,10 @@ class Epochs:
         self._epochs = {source: hash64(text) & 0xFFFFFFFF for source, text in ids.items()}
         self._accept = accept
 
+    def of(self, source: str) -> int:
+        """The epoch of a source."""
+        return self._epochs[source]
+
     def check(self, rows: Any, source: str) -> int:
         """The epoch of a source, noted in the partition's rows.
 

@@ -2,26 +2,32 @@
 
 A batch of source records is acknowledged when all it led to is published: each job counts down the batches that wait for it. What can't
 be made (a request that the model does not bear) is left out with an error in the log; it never stops the others.
+
+What stands in a list is noted beside its user's row in the turn in which it is published. Lists that must be made again although nothing
+came of their user (`Again`, see `streams.republisher`) have their turn while nobody else waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.features import Taste, taste_of
+from engine.listed import Listed, encode_listed, name_of
 from engine.lists import RECOMMENDATION, RESPONSE, Trigger, encode_list
 from engine.model import Ask, Model, Ranked, Ranking
 from engine.partition import item_key
 from engine.ranker import Example
 from engine.records import Request
+from engine.rules import RuleSet, rule_time
 from engine.user import Position, UserState, user_key
 from streams.engine_thread import EngineThread
 from streams.lane import Batch
@@ -39,9 +45,21 @@ LESSONS, LESSONS_S = 8, 0.2
 event makes no second one. They are a sample, so nothing counted is lost."""
 MOST_LESSONS = 64
 """Examples waiting to be made from which on no further batch is applied: their features are to be as they were when their events came."""
+FEW_AGAIN, MOST_AGAIN = 4, 16
+"""Lists made again in one turn, and those that are late: 0.5 ms, and 2 ms, with a catalogue of 4,000 items; fewer with a larger one."""
+AGAIN_AT_ONCE = 65_536
+"""Users x items of such a turn at most: 1 ms of work beside the event loop, and as much on it."""
+DEADLINE_S, LATE_S = 60.0, 20.0
+"""When lists that are made again are to be out, and from which age on they go along with others, a quarter of a turn at most."""
+PAUSE_S = 0.001
+"""Between two such turns at least."""
 HEADERS_BYTES = 1_024
 """Room in a record for the key and the headers beside the list."""
 
+RENEWAL = "renewal"
+"""Why a list is made again from which nothing had to be taken: much was learned since."""
+
+K = TypeVar("K")
 log = logger(__name__)
 
 
@@ -69,6 +87,23 @@ class Standing:
     surfaces: tuple[str, ...]
     read_at: float
     owed: list[Owed] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Again:
+    """A standing list to be made again as it stands, but for what may not be in it, or what is known by now.
+
+    `note`: what was noted of it when this was decided: a newer one stays. `since`: the time of what it is made for, in seconds.
+    """
+
+    partition: int
+    user_id: str
+    surface: str
+    trigger: Trigger
+    reason: str
+    since: float
+    valid_until: int
+    note: bytes
 
 
 class Query(NamedTuple):
@@ -119,12 +154,21 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One list under way: for whom, what to ask the model, how to write it, and the record's key."""
+    """One list under way: for whom, what to ask the model, how to write it, the record's key; a standing list's surface and end (ms)."""
 
-    job: Standing | Answer
+    job: Standing | Answer | Again
     ask: Ask
     encode: Callable[[Ranking], bytes]
     key: bytes
+    surface: str = ""
+    valid_until: int = 0
+
+
+class Made(NamedTuple):
+    """A list as bytes, and the items in it."""
+
+    value: bytes
+    items: tuple[Ranked, ...]
 
 
 class ListMaker:
@@ -142,6 +186,7 @@ class ListMaker:
         size: int,
         encode_example: Callable[[Example], bytes],
         latest: Callable[[], int] = lambda: 0,
+        known: Callable[[], int] = lambda: 0,
         lessons_s: float = LESSONS_S,
         clock: Callable[[], float] = time,
     ) -> None:
@@ -152,7 +197,8 @@ class ListMaker:
         self._answers: deque[Answer] = deque()
         self._lessons: deque[Lesson] = deque()
         self._lessons_due = False
-        self._latest, self._clock = latest, clock
+        self._latest, self._known, self._clock = latest, known, clock
+        self._again: dict[tuple[int, str, str], Again] = {}
         self._forgotten: set[tuple[int, str]] = set()  # since the lists under way were begun
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -163,6 +209,12 @@ class ListMaker:
     def stream_time(self) -> int:
         """Now, ms: the largest accepted event time, here or (`latest`) by any worker; the clock's time before the first event."""
         return max(self.now, self._latest()) or round(self._clock() * 1000)
+
+    def keep_time(self, rules: RuleSet) -> None:
+        """Let a rule start and end on time where no event comes that would say how late it is (`rule_time`)."""
+        newest = max(self.now, self._latest())
+        if newest:
+            self.now = max(self.now, rule_time(newest, round(self._clock() * 1000), rules))
 
     def want(self, job: Standing, owed: Owed | None) -> None:
         """Ask for a user's standing lists; a user who waits already keeps the place and gets the newer trigger."""
@@ -183,8 +235,17 @@ class ListMaker:
         for owed in job.owed if job is not None else ():
             owed.paid()
         self._forgotten.add((partition, user_id))
+        rows = self._users.rows(partition)
         for surface in surfaces:
+            rows.set_note(name_of(surface, user_id), None)
+            self._again.pop((partition, user_id, surface), None)
             self._outbox.publish(self._targets.recommendations, f"{surface}:{user_id}".encode(), None, partition)
+
+    def again(self, job: Again) -> None:
+        """Ask for a standing list to be made again, when nobody else waits for one."""
+        if not self._again:
+            self._wake.set()
+        self._again[(job.partition, job.user_id, job.surface)] = job
 
     def answer(self, job: Answer) -> None:
         """Ask for the answer to a request; it goes before standing lists."""
@@ -213,6 +274,11 @@ class ListMaker:
         """Users whose lists wait to be made."""
         return len(self._standing)
 
+    @property
+    def waiting_again(self) -> int:
+        """Lists that wait to be made again."""
+        return len(self._again)
+
     def busy(self) -> bool:
         """Whether standing lists wait to be made."""
         return bool(self._standing)
@@ -226,10 +292,19 @@ class ListMaker:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._answers or self._standing or (self._lessons and self._lessons_due):
+            while (pressing := self._pressing()) or self._again:
+                began = perf_counter()
                 await self._turn()
                 if len(self._standing) < HIGH_WATER and len(self._lessons) < MOST_LESSONS:
                     self._room.set()
+                if not pressing and not self._pressing():
+                    self._wake.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), max(PAUSE_S, (perf_counter() - began) * pause_of(self._again_age())))
+
+    def _pressing(self) -> bool:
+        """Whether somebody waits for what is to be made."""
+        return bool(self._answers or self._standing or (self._lessons and self._lessons_due))
 
     def _notify(self) -> None:
         self._wake.set()
@@ -245,11 +320,16 @@ class ListMaker:
         now = round(self._clock() * 1000)
         work: list[Work] = []
         parts = {}
-        for waiting in standing:
+        jobs: list[Standing | Again] = [*standing, *self._taken_again(len(standing) + len(answers))]
+        for waiting in jobs:
             row = self._row(waiting.partition, waiting.user_id)
-            if row is not None:
-                parts[waiting.partition] = self._users.rows(waiting.partition)
-                work += [self._standing_work(waiting, row, surface, now) for surface in waiting.surfaces]
+            if row is None:
+                continue
+            parts[waiting.partition] = self._users.rows(waiting.partition)
+            if isinstance(waiting, Standing):
+                work += [self._standing_work(waiting, row, surface, now, now + self._targets.ttl_ms) for surface in waiting.surfaces]
+            elif self._stands(waiting, parts[waiting.partition]):
+                work.append(self._standing_work(waiting, row, waiting.surface, now, waiting.valid_until))
         work += [self._answer_work(request, now) for request in answers]
         began = perf_counter()
         made, examples = await self._make(work, lessons)
@@ -257,16 +337,24 @@ class ListMaker:
         self._metrics.batch_users.observe(len(work))
         again: dict[int, Answer] = {}
         lists: dict[int, list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
-        for one, value in zip(work, made, strict=True):
+        known = self._known()
+        for one, found in zip(work, made, strict=True):
             job = one.job
             if isinstance(job, Answer):
-                if value is None:
+                if found is None:
                     again[id(job)] = job
                 else:
-                    self._outbox.publish(self._targets.responses, one.key, value, job.partition, [("schema", RESPONSE)])
+                    self._outbox.publish(self._targets.responses, one.key, found.value, job.partition, [("schema", RESPONSE)])
                     self._metrics.lists.labels("response").inc()
-            elif value is not None and self._still(job, parts[job.partition]):
-                lists[job.partition].append((one.key, value))
+            elif found is not None and self._still(job, parts[job.partition]):
+                items = tuple([item_key(item.item_id) for item in found.items])
+                if not self._taken_meanwhile(one).isdisjoint(items):
+                    continue  # only where lists were made one by one: the event that took it has another one made
+                lists[job.partition].append((one.key, found.value))
+                listed = encode_listed(Listed(one.valid_until, known, items))
+                parts[job.partition].set_note(name_of(one.surface, job.user_id), listed)
+                if isinstance(job, Again):
+                    self._republished(job)
         for partition, records in lists.items():
             self._outbox.publish_many(self._targets.recommendations, records, partition, [("schema", RECOMMENDATION)])
             self._metrics.lists.labels("standing").inc(len(records))
@@ -277,19 +365,45 @@ class ListMaker:
             job.again(job)  # owes for itself
             job.owed.paid()
 
-    def _still(self, job: Standing, rows: Rows[UserState]) -> bool:
+    def _taken_again(self, others: int) -> list[Again]:
+        """Lists to be made again in a turn with so many others: none beside others, unless they are late."""
+        if not self._again:
+            return []
+        late = self._again_age() > LATE_S
+        if not late and (others or self._answers or self._standing):
+            return []
+        most = min(MOST_AGAIN if late else FEW_AGAIN, AGAIN_AT_ONCE // max(1, len(self._model.catalogue)))
+        if others:
+            most = min(most, self._size // 4)
+        return [self._again.pop(key) for key in _first(self._again, max(1, most))]
+
+    def _again_age(self) -> float:
+        """Seconds since what the list waits for that is to be made again first."""
+        return self._clock() - next(iter(self._again.values())).since if self._again else 0.0
+
+    def _stands(self, job: Again, rows: Rows[UserState]) -> bool:
+        """Whether a list is still the one that was to be made again, and its user does not wait for a newer one."""
+        waiting = self._standing.get((job.partition, job.user_id))
+        return rows.note(name_of(job.surface, job.user_id)) == job.note and (waiting is None or job.surface not in waiting.surfaces)
+
+    def _republished(self, job: Again) -> None:
+        self._metrics.republished.labels(job.reason).inc()
+        if job.reason != RENEWAL:
+            self._metrics.republish_delay.observe(max(0.0, self._clock() - job.since))
+
+    def _still(self, job: Standing | Again, rows: Rows[UserState]) -> bool:
         """Whether a list just made is to be published: not if the user was erased meanwhile, or is another worker's now."""
         return (job.partition, job.user_id) not in self._forgotten and not rows.closed
 
-    async def _make(self, work: Sequence[Work], lessons: Sequence[Lesson]) -> tuple[list[bytes | None], list[bytes]]:
+    async def _make(self, work: Sequence[Work], lessons: Sequence[Lesson]) -> tuple[list[Made | None], list[bytes]]:
         """Examples first, since their lists were made before; then rank and encode."""
-        made: list[bytes | None] = [None] * len(work)
+        made: list[Made | None] = [None] * len(work)
         async with self._engine.lock:
             examples = [raw for lesson in lessons if (raw := self._example(lesson)) is not None]
             now = [at for at, one in enumerate(work) if _of_generation(one.job, self._model.generation)]
             try:
                 rankings = await self._rank([work[at].ask for at in now])
-                made_now: list[bytes | None] = [self._encoded(work[at], ranking) for at, ranking in zip(now, rankings, strict=True)]
+                made_now: list[Made | None] = [self._encoded(work[at], ranking) for at, ranking in zip(now, rankings, strict=True)]
             except Exception as error:  # noqa: BLE001 - one of them is more than the model bears: each alone, so that the others are made
                 log.warning("lists_one_by_one", lists=len(now), error=repr(error))
                 made_now = [await self._alone(work[at]) for at in now]
@@ -308,7 +422,7 @@ class ListMaker:
             out += self._model.rankings(draft)
         return out
 
-    async def _alone(self, one: Work) -> bytes | None:
+    async def _alone(self, one: Work) -> Made | None:
         """One list; where it can't be made, an empty answer that says so, or none: a standing list stays as it was."""
         try:
             return self._encoded(one, (await self._rank([one.ask]))[0])
@@ -316,21 +430,37 @@ class ListMaker:
             self._metrics.failures.labels("response" if isinstance(one.job, Answer) else "standing").inc()
             log.exception("list_failed", trigger=one.job.trigger.kind, position=str(one.job.trigger.position), error=repr(error))
             if isinstance(one.job, Answer):
-                return one.encode(Ranking((), self._model.generation, "this list could not be made: the worker's log says why"))
+                return Made(one.encode(Ranking((), self._model.generation, "this list could not be made: the worker's log says why")), ())
             return None
 
-    def _encoded(self, one: Work, ranking: Ranking) -> bytes:
-        """The list as bytes; one that is too large for a record goes without its reasons, and if need be cut."""
+    def _encoded(self, one: Work, ranking: Ranking) -> Made:
+        """The list as bytes; one that is too large for a record goes without its reasons, and if need be cut.
+
+        What the user took while it was made is left out.
+        """
         most = self._targets.max_bytes - HEADERS_BYTES
+        taken = self._taken_meanwhile(one)
+        if taken:
+            ranking = replace(ranking, items=tuple(item for item in ranking.items if item_key(item.item_id) not in taken))
         value = one.encode(ranking)
         if len(value) <= most:
-            return value
+            return Made(value, ranking.items)
         items = tuple(Ranked(item.item_id, item.score, ()) for item in ranking.items)
         note = "without reasons: the list would be too large for a record"
         while len(value := one.encode(replace(ranking, items=items, note=note))) > most and items:
             items = items[: min(len(items) - 1, len(items) * most // len(value))]
             note = f"cut to {len(items)} of {len(ranking.items)} items and without reasons: the list would be too large for a record"
-        return value
+        return Made(value, items)
+
+    def _taken_meanwhile(self, one: Work) -> set[int]:
+        """What the user has seen by now and had not when the list was begun (hash64); nothing where the candidates were given."""
+        if one.ask.candidates is not None:
+            return set()
+        user_id = one.job.request.user_id if isinstance(one.job, Answer) else one.job.user_id
+        row, before = self._row(one.job.partition, user_id), one.ask.taste.seen
+        if row is None or (len(row.seen) == len(before) and next(reversed(row.seen), None) == next(reversed(before), None)):
+            return set()
+        return row.seen.keys() - set(before)
 
     def _example(self, lesson: Lesson) -> bytes | None:
         try:
@@ -359,7 +489,7 @@ class ListMaker:
         except NotOwnedError:
             return None  # revoked: whoever owns it now reads the records again
 
-    def _standing_work(self, job: Standing, row: UserState, surface: str, now: int) -> Work:
+    def _standing_work(self, job: Standing | Again, row: UserState, surface: str, now: int, valid_until: int) -> Work:
         ask = Ask(taste_of(row, max(self.stream_time(), row.last_time)), self._targets.k, surface, _attributes(row))
         applied = applied_of(row, job.trigger.position)
 
@@ -371,10 +501,10 @@ class ListMaker:
                 trigger=job.trigger,
                 applied=applied,
                 generated_at=now,
-                valid_until=now + self._targets.ttl_ms,
+                valid_until=valid_until,
             )
 
-        return Work(job, ask, encode, f"{surface}:{job.user_id}".encode())
+        return Work(job, ask, encode, f"{surface}:{job.user_id}".encode(), surface, valid_until)
 
     def _answer_work(self, job: Answer, now: int) -> Work:
         request = job.request
@@ -432,9 +562,19 @@ def applied_of(row: UserState, trigger: Position) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _of_generation(job: Standing | Answer, generation: str) -> bool:
-    return isinstance(job, Standing) or job.query is None or job.query.generation == generation
+def pause_of(age_s: float) -> float:
+    """How long a pause is between lists made again, in turns' lengths: the rest of the worker has three quarters of the time at first, half
+    of it when half of the time has gone by, a fifth in the end.
+
+    >>> pause_of(0), pause_of(30), pause_of(60), pause_of(3600)
+    (3.0, 1.0, 0.25, 0.25)
+    """
+    return min(3.0, max(0.25, 3.0 - 2.0 * age_s / (DEADLINE_S / 2)))
 
 
-def _first(keys: Iterable[tuple[int, str]], count: int) -> list[tuple[int, str]]:
+def _of_generation(job: Standing | Answer | Again, generation: str) -> bool:
+    return not isinstance(job, Answer) or job.query is None or job.query.generation == generation
+
+
+def _first(keys: Iterable[K], count: int) -> list[K]:
     return [key for _, key in zip(range(count), keys, strict=False)]

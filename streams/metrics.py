@@ -32,6 +32,23 @@ class Metrics:
             "headwater_scoring_users", "Users in one batch of lists", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self.pending = Gauge("headwater_pending_users", "Users whose list waits to be made", registry=registry)
+        self.republished = Counter(
+            "headwater_republished_lists",
+            "Standing lists made again, with no event of their user: what was taken out, or learned since",
+            ["reason"],
+            registry=registry,
+        )
+        self.republish_delay = Histogram(
+            "headwater_republish_delay_seconds",
+            "From the record that took an item out (or a rule's start) to a list without it being published",
+            buckets=(0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 600.0, 3600.0),
+            registry=registry,
+        )
+        self.republish_pending = Gauge("headwater_republish_pending_lists", "Lists that wait to be made again", registry=registry)
+        self.standing = Gauge(
+            "headwater_standing_lists", "Standing lists of owned partitions, when they were last gone through", registry=registry
+        )
+        self.standing_scan = Gauge("headwater_standing_scan_seconds", "How long it took to go through them", registry=registry)
         self.lag = Gauge("headwater_lag_records", "Records of a source topic not yet read", ["topic", "partition"], registry=registry)
         self.rows = Gauge("headwater_rows", "Rows of owned partitions held in memory", ["table"], registry=registry)
         self.items = Gauge("headwater_catalogue_items", "Items that may be listed", registry=registry)

@@ -106,6 +106,12 @@ class Settings(BaseModel):
     # Lists
     list_size: int = _about(10, "items of a standing list", "items", ge=1, le=K_MAX)
     surfaces: Surfaces = _about(("home",), "placements that have standing lists, between commas")
+    renew_lists_per_s: float = _about(
+        50,
+        "standing lists per second and worker, at most, made again as a tenth more is known than when they were made; 0: none",
+        "1/s",
+        ge=0,
+    )
     seen_cap: int = _about(4000, "a user's items that are remembered as seen and kept out of lists", "items", ge=0)
 
     # Learning

@@ -25,7 +25,7 @@ from engine.partition import item_key
 from engine.ranker import Ranker, unpack_ranker
 from engine.records import Item, Rule
 from engine.registry import Registry, fingerprint
-from engine.rules import compile_rules
+from engine.rules import RuleSet, compile_rules
 from engine.space import Floats
 from engine.text import item_text, text_hash
 from streams.engine_thread import EngineThread
@@ -33,6 +33,7 @@ from streams.itemowner import take_over
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.topics import Names
+from streams.withdrawals import Withdrawals, place_of
 
 SLICE = 32
 """Broadcast records applied before lists may be made again: some 20 µs each."""
@@ -80,9 +81,21 @@ class Shared:
     Whatever fails before 4 leaves the generation in use as it is.
     """
 
-    def __init__(self, model: Model, engine: EngineThread, registry: Registry, names: Names, metrics: Metrics, *, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        engine: EngineThread,
+        registry: Registry,
+        names: Names,
+        metrics: Metrics,
+        withdrawals: Withdrawals,
+        *,
+        threads: int,
+    ) -> None:
         self._model, self._engine, self._registry, self._names, self._metrics = model, engine, registry, names, metrics
-        self._threads = threads
+        self._withdrawals, self._threads = withdrawals, threads
+        self.rules: RuleSet = compile_rules(())
+        self._uses, self._uses_version = 0, -1
         self._rules: dict[str, Rule] = {}
         self._live: dict[str, LiveVector] = {}
         self._rankers: dict[str, Ranker] = {}  # generation -> its weights as published last
@@ -232,11 +245,7 @@ class Shared:
                         self.latest = max(self.latest, take_over(self._model, key, value))
                 elif topic == self._names.items:
                     changed_items = True
-                    item = decode_item(value, key)
-                    if item is None:
-                        self._model.catalogue.remove(key_id(key))
-                    else:
-                        self._model.catalogue.put(item)
+                    self._put_item(decode_item(value, key), key_id(key), message)
                 elif topic == self._names.vectors:
                     if value is not None:
                         live = msgspec.msgpack.decode(value, type=LiveVector)
@@ -252,11 +261,12 @@ class Shared:
                         self._rankers.pop(key.decode(), None)
                 elif topic == self._names.rules:
                     changed_rules = True
-                    rule = decode_rule(value, key)
+                    rule, rule_id = decode_rule(value, key), key_id(key)
                     if rule is None:
-                        self._rules.pop(key_id(key), None)
+                        self._rules.pop(rule_id, None)
                     else:
-                        self._rules[rule.rule_id] = rule
+                        self._rules[rule_id] = rule
+                    self._withdrawals.ruled(rule_id, rule, place_of(message))
                 elif topic == self._names.generations and key == ACTIVE and value is not None:
                     self._wanted = read_active(value)
                     self.refused.pop(self._wanted.id, None)  # said anew: it may have been mended
@@ -272,7 +282,26 @@ class Shared:
         if changed_items:
             self._model.catalogue_changed()
         if changed_rules:
-            self._model.use_rules(compile_rules(self._rules.values()))
+            self.rules = compile_rules(self._rules.values())
+            self._model.use_rules(self.rules)
+
+    def _put_item(self, item: Item | None, item_id: str, message: Any) -> None:
+        catalogue, key = self._model.catalogue, item_key(item_id)
+        if item is None:
+            self._withdrawals.removed(key, item_id, place_of(message))
+            catalogue.remove(item_id)
+            return
+        known = catalogue.index.get(key)
+        before = None if known is None else catalogue.items[known]
+        self._withdrawals.put(key, before, catalogue.put(item), item, place_of(message), self.rules)
+
+    @property
+    def known_uses(self) -> int:
+        """Uses of items that are counted in what lists are made from now."""
+        stats = self._model.stats
+        if self._uses_version != stats.version:
+            self._uses_version, self._uses = stats.version, int(stats.count.sum(dtype=np.float64))
+        return self._uses
 
     def _tell(self) -> None:
         catalogue = self._model.catalogue

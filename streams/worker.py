@@ -40,10 +40,12 @@ from streams.logs import configure, logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox
 from streams.people import People
+from streams.republisher import Republisher
 from streams.settings import Settings
 from streams.shared import Shared
 from streams.span import Span
 from streams.web import serve
+from streams.withdrawals import ITEMS, RULES, Withdrawals
 
 SOURCES = {"events": "events", "_events": "routed_events", "users": "users", "requests": "requests", "_pairs": "pairs"}
 """Sources whose offsets stand in state, by the name of `Names`."""
@@ -88,8 +90,9 @@ class Worker:
         if not is_mock:
             rights.check(client, rights.of_worker(names), settings.app_id)
         self._shared_partitions = topics.look(client).partitions
-        ids = topics.epochs(client, [getattr(names, field) for field in SOURCES.values()])
-        self.epochs = Epochs({source: ids[getattr(names, field)] for source, field in SOURCES.items()}, accept=accept_new_logs)
+        logs = {**SOURCES, ITEMS: ITEMS, RULES: RULES}
+        ids = topics.epochs(client, [getattr(names, field) for field in logs.values()])
+        self.epochs = Epochs({source: ids[getattr(names, field)] for source, field in logs.items()}, accept=accept_new_logs)
         largest = (
             max(settings.max_record_bytes, MAX_RECORD_BYTES) + topics.BATCH_OVERHEAD
         )  # a row or a dead letter may be larger than an event
@@ -131,7 +134,8 @@ class Worker:
         decay = Decay()
         self.model = Model(decay=decay, neighbours=settings.neighbour_cap)
         registry = Registry(settings.registry, settings.registry_cache)
-        self.shared = Shared(self.model, self.engine, registry, names, metrics, threads=settings.encoder_threads)
+        withdrawals = Withdrawals(self.model.catalogue, {source: self.epochs.of(source) for source in (ITEMS, RULES)})
+        self.shared = Shared(self.model, self.engine, registry, names, metrics, withdrawals, threads=settings.encoder_threads)
         dead = DeadLetters(self.outbox, names.dead_letters, metrics)
         targets = Targets(
             names.recommendations,
@@ -151,7 +155,19 @@ class Worker:
             size=settings.scoring_batch,
             encode_example=msgspec.msgpack.Encoder().encode,
             latest=lambda: self.shared.latest,
+            known=lambda: self.shared.known_uses,
         )
+        republisher = Republisher(
+            self.users,
+            self.maker,
+            self.model,
+            withdrawals,
+            metrics,
+            rules=lambda: self.shared.rules,
+            known=lambda: self.shared.known_uses,
+            renew_per_s=settings.renew_lists_per_s,
+        )
+        self._more = [republisher.run] if lists else []
         self.app.busy = self.maker.busy
         limits = Limits(
             history=settings.history_size,
@@ -279,7 +295,7 @@ class Worker:
             )
             intakes = (intake.run() for intake in self.intakes)
             parts = (self.maker.run(), self.owner.run(), self.learner.run(), self.authors.run(), self.shared.run(), self._watch(), *intakes)
-            parts = (*parts, *(part() for part in more))
+            parts = (*parts, *(part() for part in (*self._more, *more)))
             tasks += [asyncio.create_task(self._guard(part)) for part in parts]
             return await serve_app(self.app, self.ended)
         finally:
@@ -312,6 +328,7 @@ class Worker:
             for name, table in (("users", self.users), ("items", self.items)):
                 self.metrics.rows.labels(name).set(sum(len(rows) for rows in table.owned))
             self.metrics.pending.set(self.maker.waiting)
+            self.metrics.republish_pending.set(self.maker.waiting_again)
             stats = self.app.checkpoint.stats
             self.metrics.checkpoint.set(stats.last_s)
             self.metrics.checkpoints.set(stats.runs)

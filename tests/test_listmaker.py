@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.listed import name_of, read_page
 from engine.lists import Trigger
 from engine.model import Ask, Ranked, Ranking
+from engine.partition import item_key
 from engine.reasons import Reason
-from engine.records import Request
+from engine.records import Request, Rule
+from engine.rules import compile_rules
 from engine.user import Position, UserState, user_key
-from streams.listmaker import AT_ONCE, HEADERS_BYTES, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
+from streams.listmaker import AT_ONCE, HEADERS_BYTES, LATE_S, Again, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
 from streams.metrics import Metrics
 
 PLACE = Position("events", 1, 0, 7)
@@ -33,18 +36,21 @@ class World:
         self.lock = asyncio.Lock()
         self.lessons: list[Lesson] = []
         self.found: dict[bytes, UserState] = {user_key(name.encode()): UserState(events=1) for name in ("ann", "bob", "poison")}
-        self.part: Any = SimpleNamespace(get=self.found.get, closed=False)
+        self.notes: dict[bytes, bytes | None] = {}
+        self.part: Any = SimpleNamespace(get=self.found.get, closed=False, note=self.notes.get, set_note=self.notes.__setitem__)
         anything: Any = self
+        self.metrics = Metrics()
         self.maker = ListMaker(
             anything,
             anything,
             anything,
             anything,
-            Metrics(),
+            self.metrics,
             Targets("lists", "responses", "examples", 3, 1_000, max_bytes),
             size=64,
             encode_example=lambda example: b"example",
             lessons_s=0.0,
+            known=lambda: 7,
             clock=lambda: 1_700_000_000.0,
         )
         self.batch: Any = SimpleNamespace(ended=0)
@@ -95,6 +101,11 @@ class World:
     def standing(self, user: str, surface: str = "home") -> None:
         self.maker.want(Standing(0, user, Trigger("event", "e1", 5, PLACE), (surface,), 0.0), self.owed)
 
+    def again(self, user: str, note: bytes = b"n", *, since: float = 1_700_000_000.0, reason: str = "item_removed") -> None:
+        trigger = Trigger(reason, "i9", 5, PLACE._replace(source=f"items@{user}"))
+        self.notes.setdefault(name_of("home", user), b"n")
+        self.maker.again(Again(0, user, "home", trigger, reason, since, 99, note))
+
     def answer(self, user: str, again: Callable[[Answer], None] = lambda _: None, query: Query | None = None, **fields: Any) -> None:
         request = Request("q1", user, 5, **fields)
         self.maker.answer(Answer(0, request, Trigger("request", "q1", 5, PLACE), self.owed, again, query=query))
@@ -114,6 +125,121 @@ class World:
 
         asyncio.run(work())
         return self.published
+
+
+def lists(out: list[tuple[str, bytes | None, bytes | None]]) -> dict[bytes | None, Any]:
+    """The lists that were published, by key."""
+    return {key: json.loads(value or b"null") for topic, key, value in out if topic == "lists"}
+
+
+def test_what_stands_is_noted() -> None:
+    """When a list is published a note says until when it holds, how much was known, and what is in it; forgotten, it goes."""
+    world = World()
+    world.standing("ann")
+    world.standing("bob", "cart")
+    world.run()
+    page = read_page([world.notes[name_of("home", "ann")] or b"", world.notes[name_of("cart", "bob")] or b""])
+    assert page.valid_until.tolist() == [1_700_000_001_000] * 2
+    assert page.known.tolist() == [7, 7]
+    assert page.of(0) == [item_key("i1")] * 3
+    world.maker.forget(0, "ann", ("home",))
+    assert world.notes[name_of("home", "ann")] is None
+
+
+def test_made_again() -> None:
+    """A list made again has a new content and the end that it had; where a newer one stands, or the user is gone, nothing is published."""
+    world = World()
+    world.again("ann")
+    world.again("bob", b"older")
+    world.again("nobody")
+    out = lists(world.run())
+    assert list(out) == [b"home:ann"]
+    assert (out[b"home:ann"]["valid_until"], out[b"home:ann"]["generated_at"]) == (99, 1_700_000_000_000)
+    assert out[b"home:ann"]["trigger"] == {"kind": "item_removed", "item_id": "i9", "timestamp": 5}
+    assert read_page([world.notes[name_of("home", "ann")] or b""]).valid_until.tolist() == [99]
+    value = world.metrics.registry.get_sample_value
+    assert value("headwater_republished_lists_total", {"reason": "item_removed"}) == 1
+    assert value("headwater_republish_delay_seconds_count") == 1
+
+
+def test_made_again_after_others() -> None:
+    """Lists that are made again wait while others do; a user who waits anyway gets one list; those that are late go along."""
+    world = World()
+    world.again("bob")
+    world.standing("ann")
+    assert list(lists(world.run())) == [b"home:ann", b"home:bob"]
+    both = World()
+    both.again("ann")
+    both.standing("ann")
+    out = both.run()
+    assert [json.loads(value or b"")["trigger"]["kind"] for topic, _, value in out if topic == "lists"] == ["event"]
+    late = World()
+    late.standing("ann")
+    late.again("bob", since=1_700_000_000.0 - LATE_S - 1)
+    turns: list[int] = []
+    late.meanwhile = lambda: turns.append(late.maker.waiting_again)
+    assert len(lists(late.run())) == 2
+    assert turns == [0], "in one turn"
+
+
+def test_an_erased_user_gets_no_list_again() -> None:
+    """Neither one that waits to be made again, nor one that is under way."""
+    for under_way in (False, True):
+        world = World()
+        world.again("ann")
+        if under_way:
+            world.meanwhile = lambda world=world: world.maker.forget(0, "ann", ("home",))  # type: ignore[misc]
+        else:
+            world.maker.forget(0, "ann", ("home",))
+        assert lists(world.run()) == {b"home:ann": None}
+        assert world.notes[name_of("home", "ann")] is None
+
+
+def test_taken_meanwhile() -> None:
+    """What a user takes between a list's making and its publishing is not in it: a standing list, one made again, an answer."""
+    for ask in ("standing", "again", "answer"):
+        world = World()
+        getattr(world, ask)("ann")
+        row = world.found[user_key(b"ann")]
+        world.meanwhile = lambda row=row: row.seen.update({item_key("i1"): 5})  # type: ignore[misc]
+        ((_, _, value),) = world.run()
+        assert json.loads(value or b"")["items"] == []
+    world = World()
+    world.answer("ann", candidates=("i1",), k=1)
+    world.meanwhile = lambda: world.found[user_key(b"ann")].seen.update({item_key("i1"): 5})
+    ((_, _, value),) = world.run()
+    assert len(json.loads(value or b"")["items"]) == 1, "given candidates are ranked, all of them"
+
+
+def test_taken_meanwhile_among_poison() -> None:
+    """The same where lists had to be made one by one."""
+    world = World()
+    world.standing("ann")
+    world.standing("poison", "poison")
+    count: list[int] = []
+
+    def meanwhile() -> None:
+        count.append(1)
+        if len(count) == 3:  # both together, ann's, the other one
+            world.found[user_key(b"ann")].seen[item_key("i1")] = 5
+
+    world.meanwhile = meanwhile
+    assert lists(world.run()) == {}
+    assert world.batch.ended == 1
+
+
+def test_time_is_kept() -> None:
+    """Where no event comes, the clock takes time on to the last start or end of a rule; before any event there is nothing to keep."""
+    world, at = World(), 1_700_000_000_000
+    rules = compile_rules([Rule("r", "block", {"tags": "x"}, starts_at=at - 5_000, ends_at=at + 5_000)])
+    world.maker.keep_time(rules)
+    assert world.maker.now == 0
+    world.maker.now = at - 60_000
+    world.maker.keep_time(rules)
+    assert world.maker.now == at - 5_000
+    world.maker.now = at - 2 * 86_400_000
+    world.maker.keep_time(rules)
+    assert world.maker.now == at - 2 * 86_400_000, "history is being replayed"
 
 
 def test_all_is_paid_once_all_is_published() -> None:

@@ -52,6 +52,7 @@ PROCESSES = {
     "topics": Process(("topics", "create"), "topic_authorization_failed"),
     "activate": Process(("generations", "activate"), "not_read"),
     "replay": Process(("replay", "ifdb-played", "--to", "2008-01-01", "--no-items"), "missing_topic"),
+    "rules": Process(("rules", "list"), "missing_topic"),
     "train": Process(("train",), "missing_topic"),
     "backfill": Process(("backfill",), "group_unknown"),
     "worker": Process(("worker",), "missing_topic", port="HEADWATER_WEB_PORT"),
@@ -144,6 +145,15 @@ def test_what_is_active_is_read_without_a_group(secured: Secured) -> None:
     headwater(("generations", "activate"), secured.of("activate"))
     done = headwater(("generations", "activate", "--if-none"), secured.of("activate"))
     assert (done.returncode, done.stdout.split()[0]) == (0, "g-000001"), done.stderr
+
+
+def test_rules_are_sent_with_their_rights(secured: Secured, tmp_path: Path) -> None:
+    """Rule: who lists rules with the rights of the table may put and end them, too."""
+    file = tmp_path / "rule.json"
+    file.write_text(json.dumps({"rule_id": "r2", "action": "block", "match": {"item_ids": ["i2"]}}))
+    for arguments in (("put", str(file), "--force"), ("end", "r2")):
+        done = headwater(("rules", *arguments), secured.of("rules"))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("process", STAYING)

@@ -11,7 +11,7 @@ import rocksdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.table import OFFSET_KEY, NotOwnedError, Record, Rows
+from streams.table import INTERNAL, OFFSET_KEY, NotOwnedError, Record, Rows
 
 Row = list[int]
 
@@ -35,8 +35,8 @@ class Database:
     def get(self, key: bytes) -> bytes | None:
         return self.stored.get(key)
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return iter(sorted(self.stored.items()))
+    def items(self, from_key: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return iter(sorted(pair for pair in self.stored.items() if pair[0] >= from_key))
 
     def write(self, batch: list[Record]) -> None:
         for key, value in batch:
@@ -183,6 +183,61 @@ def test_scan(db: Any) -> None:
     assert seen == {b"0": [0], b"1": [1, 11], b"3": [3], b"4": [4], b"5": [5], b"new": [7]}
 
 
+def all_notes(rows: Rows[Row], prefix: bytes = b"list/", count: int = 3) -> dict[bytes, bytes]:
+    """All notes as somebody finds them who reads page by page."""
+    found, after = dict(rows.unsaved_notes(prefix)), b""
+    page, last = rows.notes(prefix, None, count)
+    while True:
+        assert all(name > after for name, _ in page), "in order, each once"
+        found |= dict(page)
+        if last is None:
+            return found
+        after = last
+        page, last = rows.notes(prefix, after, count)
+
+
+def test_notes(db: Any) -> None:
+    """Notes are found by name and in pages of a prefix, stored or not, as they are now; rows, other notes and removed ones are left out."""
+    rows = new_rows(db)
+    for number in range(7):
+        rows.set_note(b"list/%d" % number, b"%d" % number)
+    rows.set_note(b"lisz", b"")
+    rows.set_note(b"a", b"")
+    rows.set_meta(b"epoch", b"x")
+    rows.edit(b"list/row").append(1)
+    wanted = {b"list/%d" % number: b"%d" % number for number in range(7)}
+    assert all_notes(rows) == wanted
+    save(rows)
+    for count in (1, 3, 7, 100):
+        assert all_notes(rows, count=count) == wanted
+    rows.set_note(b"list/1", b"changed")
+    rows.set_note(b"list/2", None)
+    rows.set_note(b"list/new", b"n")
+    wanted = {**wanted, b"list/1": b"changed", b"list/new": b"n"}
+    del wanted[b"list/2"]
+    assert all_notes(rows) == wanted
+    assert (rows.note(b"list/1"), rows.note(b"list/2"), rows.note(b"list/3"), rows.note(b"list/9")) == (b"changed", None, b"3", None)
+    rows.take()
+    rows.set_note(b"list/1", b"again")
+    assert all_notes(rows) == {**wanted, b"list/1": b"again"}
+    rows.restore()
+    assert all_notes(rows) == {**wanted, b"list/1": b"again"}
+    save(rows)
+    assert rows.take() == 0
+    assert all_notes(new_rows(db)) == {**wanted, b"list/1": b"again"}
+    assert len(rows) == 2, "the meta row and the row: notes take no room once they are stored"
+    assert dict(rows.scan()) == {b"list/row": [1]}
+    assert list(rows.keys()) == [b"list/row"]
+
+
+def test_many_notes_make_a_checkpoint(db: Any) -> None:
+    """Ten notes count as a row: what waits for a checkpoint is bounded."""
+    rows = new_rows(db)
+    for number in range(25):
+        rows.set_note(b"list/%d" % number, b"")
+    assert rows.dirty == 2
+
+
 def test_closed_rows_refuse(db: Any) -> None:
     """Rows of a partition that is gone can't be read or changed: a late change would be lost, or mixed with another worker's."""
     rows = new_rows(db)
@@ -195,6 +250,9 @@ def test_closed_rows_refuse(db: Any) -> None:
         lambda: rows.delete(b"a"),
         lambda: next(rows.scan()),
         lambda: rows.store([], 1),
+        lambda: rows.note(b"list/a"),
+        lambda: rows.set_note(b"list/a", b""),
+        lambda: rows.notes(b"list/", None, 10),
     ]
     for call in calls:
         with pytest.raises(NotOwnedError) as raised:
@@ -206,7 +264,7 @@ def test_closed_rows_refuse(db: Any) -> None:
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["edit", "put", "delete", "get"]), KEYS),
+        st.tuples(st.sampled_from(["edit", "put", "delete", "get", "note", "unnote"]), KEYS),
         st.tuples(st.sampled_from(["take", "encode", "finish", "restore", "evict"]), st.just(b"")),
     ),
     max_size=60,
@@ -216,14 +274,19 @@ STEPS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(steps=STEPS, limit=st.integers(0, 4))
 def test_any_order(steps: list[tuple[str, bytes]], limit: int) -> None:
-    """In any order of changes, checkpoints, aborts and evictions: reads see every change, a checkpoint writes its first step's state."""
+    """In any order of changes, checkpoints, aborts and evictions: reads see every change, a checkpoint writes its first step's state.
+
+    Notes too.
+    """
     from unittest import mock
 
     with mock.patch("streams.table.rocksdict.WriteBatch", Writes):
         db = Database()
         rows = new_rows(db, limit)
         now: dict[bytes, Row] = {}  # what reads must see
+        notes: dict[bytes, bytes] = {}  # the same of notes
         frozen: dict[bytes, Row] | None = None  # what the checkpoint under way must write
+        frozen_notes: dict[bytes, bytes] = {}
         sent: list[Record] = []
         for count, (step, key) in enumerate(steps):
             if step == "edit":
@@ -237,9 +300,17 @@ def test_any_order(steps: list[tuple[str, bytes]], limit: int) -> None:
                 now.pop(key, None)
             elif step == "get":
                 assert rows.get(key) == now.get(key)
+                assert rows.note(b"n/" + key) == notes.get(key)
+            elif step == "note":
+                rows.set_note(b"n/" + key, b"%d" % count)
+                notes[key] = b"%d" % count
+            elif step == "unnote":
+                rows.set_note(b"n/" + key, None)
+                notes.pop(key, None)
             elif step == "take" and frozen is None:
                 rows.take()
                 frozen, sent = {key: list(row) for key, row in now.items()}, []
+                frozen_notes = dict(notes)
             elif step == "encode" and frozen is not None:
                 sent += rows.encoded(2)
             elif step == "finish" and frozen is not None:
@@ -247,8 +318,10 @@ def test_any_order(steps: list[tuple[str, bytes]], limit: int) -> None:
                     sent += some
                 rows.store(sent, count)
                 rows.saved()
-                stored = {key: decode(raw) for key, raw in db.stored.items() if key != OFFSET_KEY}
+                stored = {key: decode(raw) for key, raw in db.stored.items() if key != OFFSET_KEY and not key.startswith(INTERNAL)}
                 assert stored == frozen
+                begins = INTERNAL + b"n/"
+                assert {key.removeprefix(begins): raw for key, raw in db.stored.items() if key.startswith(begins)} == frozen_notes
                 frozen = None
             elif step == "restore" and frozen is not None:
                 rows.restore()
@@ -257,3 +330,4 @@ def test_any_order(steps: list[tuple[str, bytes]], limit: int) -> None:
                 rows.evict(3)
         assert {key: rows.get(key) for key in (b"a", b"b", b"c", b"d", b"e", b"f") if rows.get(key) is not None} == now
         assert dict(rows.scan()) == now
+        assert {name[2:]: value for name, value in all_notes(rows, b"n/", 2).items()} == notes

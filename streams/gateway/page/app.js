@@ -39,7 +39,14 @@ async function show(list, before) {
   await learn(named(list));
   if (shown !== list) return; // a newer one came meanwhile
   show_list(list, before, title, (id) => briefs.get(id), act);
-  const trigger = { event: "after an event", request: "made on request" }[list.trigger.kind] ?? `after a change (${list.trigger.kind})`;
+  const trigger = {
+    event: "after an event",
+    request: "made on request",
+    item_removed: "made again: an item was removed",
+    item_unavailable: "made again: an item is not available",
+    rule: "made again: a rule keeps an item out",
+    renewal: "made again: more is known",
+  }[list.trigger.kind] ?? `after a change (${list.trigger.kind})`;
   at("list-title").textContent = `For ${user}`;
   at("list-sub").replaceChildren(`${trigger}, generation ${list.generation || "none"}`, make("span", {}, `, list ${list.list_id.slice(0, 8)}`));
   at("list-empty").hidden = list.items.length > 0;
