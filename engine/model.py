@@ -20,7 +20,7 @@ from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, situations, starts_of, tastes_of
 from engine.generation import Generation
-from engine.network import Net, forward
+from engine.network import ENOUGH, Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
 from engine.ranker import Example, Ranker
@@ -408,7 +408,7 @@ def warm_up() -> None:
     example = model.example(taste, item_key("any"), Position("any", 0, 0, 0))
     if example is not None:
         model.ranker.learn(example)
-    model.ranker.network.edge = 1.0
+    model.ranker.network.learned, model.ranker.network.edge = ENOUGH, 1.0
     model.rank([Ask(taste)])
     model.features(Taste((), (), (), 0, 0, 0))
 

@@ -42,6 +42,8 @@ BIASES = 0.05
 SEED = 20_161
 MEMORY = 1_000.0
 """Examples over which it is looked whether the networks help."""
+ENOUGH = 500
+"""Examples before the networks are trusted: what they say after a few is chance."""
 
 
 class Net(NamedTuple):
@@ -209,7 +211,7 @@ class Network:
     @property
     def trusted(self) -> bool:
         """Whether it does better than the linear score alone; where it does not, nothing is added."""
-        return self.learned > 0 and self.edge > 0.0
+        return self.learned >= ENOUGH and self.edge > 0.0
 
     def learn(self, features: Floats, base: Floats, context: Sequence[float], situation: int, weight: float) -> None:
         """One step: `features` (n, F) of an example, `base` (n,) linear scores with the correction for sampling."""

@@ -19,8 +19,7 @@ WIDTH = 120
 PLAIN = {
     "popular": "popular",
     "new": "new",
-    "same_creator": "by an author you play",
-    "similar_date": "from the years you play",
+    "history": "fits what you played before",
     "often_together": "often played with others of yours",
     "similar_text": "reads like others of yours",
     "query": "fits the search",

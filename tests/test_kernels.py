@@ -154,7 +154,7 @@ def test_rows_of_cosines_follow_changed_vectors() -> None:
 def test_nothing_is_compiled_twice() -> None:
     """Rule: whatever is asked, the loops see the same types: another compilation would stop all lists for ten seconds."""
     shop, query = Shop().live(), np.ones(DIMS, np.float32)
-    shop.model.ranker.network.learned, shop.model.ranker.network.edge = 1, 1.0
+    shop.model.ranker.network.learned, shop.model.ranker.network.edge = network.ENOUGH, 1.0
     taste = shop.taste("u1")
     Shop(0).model.rank([Ask(taste), Ask(taste, reasons=False)])
     shop.model.rank([Ask(taste), Ask(shop.taste("nobody"), reasons=False), Ask(taste, candidates=("i1", "i2")), Ask(taste, query=query)])

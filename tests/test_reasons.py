@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.features import NAMES, SITUATIONS, Taste
 from engine.model import Ask
+from engine.network import ENOUGH
 from engine.ranker import Ranker
 from tests.little_shop import DIMS, Shop
 
@@ -24,7 +25,7 @@ def some_ranker(rng: np.random.Generator, *, plain: bool = False) -> Ranker:
     network = ranker.network
     network.net.middle[:], network.net.scale[:] = rng.normal(size=len(network.net.middle)), rng.random(len(network.net.scale)) + 0.5
     network.net.last[:] = rng.normal(size=len(network.net.last))
-    network.learned, network.edge = (0, 0.0) if plain else (1, 0.1)
+    network.learned, network.edge = (0, 0.0) if plain else (ENOUGH, 0.1)
     return ranker
 
 

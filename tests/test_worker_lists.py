@@ -167,12 +167,12 @@ def test_without_personalisation(world: Installation) -> None:
     world.send(world.names.users, "paul", {"user_id": "paul", "personalise": False})
     tail = world.tail(world.names.recommendations)
     found = tail.first(lambda r: r.key == b"home:paul" and r.json["trigger"]["kind"] == "user").json
-    assert kinds(found) <= {"popular", "new"}
+    assert kinds(found) <= {"popular", "new", "bias"}
     assert found["trigger"]["user_id"] == "paul"
     world.settled()
     before = world.items()[item_key("i30")].count if item_key("i30") in world.items() else 0
     world.event("p2", "paul", "i30")
-    assert kinds(world.list_after("p2", user="paul")) <= {"popular", "new"}
+    assert kinds(world.list_after("p2", user="paul")) <= {"popular", "new", "bias"}
     world.settled()
     after = world.items()[item_key("i30")].count if item_key("i30") in world.items() else 0
     assert after == before

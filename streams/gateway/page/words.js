@@ -4,12 +4,10 @@
 export const WORDS = {
   often_together: ["often chosen together with others of yours", "often chosen together with {}"],
   similar_text: ["reads like others of yours", "reads like {}"],
-  same_creator: ["by someone you chose before"],
-  similar_tags: ["filed under what you choose"],
-  similar_date: ["from about the same time as yours"],
-  similar_popularity: ["about as well known as what you choose"],
+  history: ["fits what you chose before"],
   popular: ["popular"],
   new: ["new"],
+  bias: ["as any item, for you now"],
   query: ["fits the search"],
   unknown_item: ["not known yet"],
 };
@@ -17,20 +15,17 @@ export const WORDS = {
 export const AGAINST = {
   often_together: "what it is chosen with",
   similar_text: "how it reads",
-  same_creator: "its author",
-  similar_tags: "its tags",
-  similar_date: "its date",
-  similar_popularity: "how well known it is",
+  history: "what you chose before",
   popular: "its popularity",
   new: "its age",
+  bias: "any item, for you now",
   query: "the search",
   unknown_item: "being unknown",
 };
 export const SHORT = {
-  often_together: "chosen together", similar_text: "text", same_creator: "same author", similar_tags: "tags", similar_date: "date, newness",
-  popular: "popularity", query: "search",
+  often_together: "chosen together", similar_text: "text", history: "your history", popular: "popularity", new: "newness", query: "search",
 };
-const SAME_COLOUR = { new: "similar_date", similar_popularity: "popular", unknown_item: "popular", query: "similar_text" };
+const SAME_COLOUR = { bias: "popular", unknown_item: "popular", query: "similar_text" };
 
 export const kind_class = (kind) => (kind in WORDS && kind !== "unknown_item" ? `k-${kind}` : "k-other");
 export const legend_kind = (kind) => SAME_COLOUR[kind] ?? (kind in SHORT ? kind : "popular");
