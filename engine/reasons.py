@@ -2,7 +2,7 @@
 
 Kinds: `popular` (used often, lately or ever), `new` (recent or untried), `often_together` (used together with the named item),
 `similar_text` (its text is near the named item's), `same_creator`, `similar_tags` (filed under the same), `similar_date`,
-`similar_popularity` (how far from as well known as what the user takes), `query` (its text is near the search), `unknown_item`. An entry
+`similar_popularity` (how far from as well known as what the user takes), `query` (it fits the search), `unknown_item`. An entry
 of a kind without an item is the sum over the user's other items. Square roots of sums are shared out in proportion to the sums'
 terms.
 """
