@@ -352,7 +352,7 @@ def warm_up() -> None:
     """Compile the loops that lists are made in, some 20 s the first time on a machine and half a second from then on."""
     model = Model()
     model.catalogue.put(Item("any", "any"))
-    model.rank([Ask(Taste((), (), (), 0, 0, 0))])
+    model.rank([Ask(Taste((), (), (), 0, 0, 0), text="any")])
     model.features(Taste((), (), (), 0, 0, 0))
 
 
