@@ -28,8 +28,8 @@ from engine.generation import Generation
 from engine.known_item import LENGTHS, TYPOS, KnownItems
 from engine.model import Ask
 from engine.partition import hash64
-from engine.protocol import WANTED, Case, operations, stream
 from engine.protocol import Ask as Step
+from engine.protocol import Case, operations, stream
 from engine.registry import Registry
 from engine.search import Mix
 from engine.vectors import catalogue_vectors
@@ -38,13 +38,14 @@ from streams.arguments import folder_of
 from streams.evaluation import open_generation
 
 ROOT = Path(__file__).resolve().parent.parent
+CASES = 2_000
 TUNED = (0.1, 0.3)
 """Shares of the stream between which constants are chosen."""
 TUNED_CASES = 1_500
 LEXICAL, VECTOR, MIX, KNOWN, PERSONAL = "lexical", "vector", "mix", "mix and popularity", "personalised"
 SYSTEMS = (LEXICAL, VECTOR, MIX, KNOWN, PERSONAL)
 GRID = (
-    *(Mix(words=words) for words in (4.5, 9.0, 13.0, 18.0, 27.0, 36.0)),
+    *(Mix(words=words) for words in (6.0, 12.0, 18.0, 24.0, 36.0, 48.0)),
     *(Mix(meaning=meaning, doubt=doubt) for meaning in (0.0, 6.0, 12.0, 24.0) for doubt in (1.0, 3.0)),
 )
 
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make search", description=__doc__)
     parser.add_argument("dataset", nargs="?", default="ifdb-played", help="a data-set folder, or the name of one in data/")
     parser.add_argument("--field", choices=("description", "title"), help="only words of this text")
-    parser.add_argument("--cases", type=int, default=WANTED, help="cases, about; each is a search of each length")
+    parser.add_argument("--cases", type=int, default=CASES, help="cases, about; each is a search of each length")
     parser.add_argument(
         "--registry", default=str(ROOT / "var" / "search-registry"), help="where the generation is; made there if there is none"
     )

@@ -1,9 +1,9 @@
 """An inverted index over the catalogue's texts, changed item by item: how well items' words fit those of a search. No vectors, no taste.
 
 Scores are BM25F (Zaragoza et al. 2004; Robertson & Zaragoza 2009): a word's frequencies in an item's fields are weighted, divided by the
-fields' relative lengths, added up, and only then saturated. A word of a query stands for itself, for words that it begins or that begin it
-(partial words, plurals), and for words that a typing error or two away are (Damerau 1964). Everything is a function of the entries alone:
-whatever the order of changes, the scores are those of an index made anew, bit for bit, so that every worker answers alike.
+fields' relative lengths, added up, and only then saturated. A word of a query may stand for others (`engine.vocabulary`): an item gets what
+the best of these is worth, as rare as the most frequent of them. Everything is a function of the entries alone: whatever the order of
+changes, the scores are those of an index made anew, bit for bit, so that every worker answers alike.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from rapidfuzz.distance import OSA
-from rapidfuzz.process import cdist
 
 from engine.jit import kernel
 from engine.records import Item
 from engine.space import Floats
+from engine.vocabulary import Vocabulary
 from engine.words import words
 
 FIELDS = ("title", "creator", "categories", "tags", "description")
@@ -41,18 +39,6 @@ FIELD_CHARS, FIELD_WORDS = 8_000, 400
 QUERY_CHARS = 1_000
 QUERY_WORDS = 24
 """Different words of a query that count, the first ones."""
-EXPANSIONS = 24
-"""Words that a query's word may stand for, the likeliest."""
-STEM, ENDING = 3, 3
-"""Shortest word that may be the beginning of another, and most characters of a query's word beyond such a beginning."""
-ONE, TWO = 3, 8
-"""Characters of a query's word from which on one, and two, typing errors are looked for."""
-PARTIAL = 0.5
-"""What a word counts that begins another one, or the other way round, times the shorter's share of the longer."""
-TYPO, OTHER = 0.8, 0.2
-"""What a word counts for each typing error that lies between: TYPO where the query's own word is unknown, else OTHER."""
-FREQUENT = 10
-"""A known word may be meant for another one that so many times as many items have: others seldom are (Kernighan et al. 1990)."""
 
 Array = Any
 
@@ -75,24 +61,16 @@ class Fit(NamedTuple):
 class LexicalIndex:
     """Postings by word: `place << 24 | frequencies by field`, ascending by place (an item's index in the catalogue).
 
-    Memory: 8 bytes a posting, 10 an item, some 300 a word; a word without items is forgotten.
+    Memory: 8 bytes a posting, 10 an item, some 300 a word with its vocabulary; a word without items is forgotten.
     """
 
     def __init__(self) -> None:
-        self._number: dict[str, int] = {}
-        self._words: list[str] = []
-        self._postings: list[array[int]] = []
-        self._free: list[int] = []
-        self._signature, self._head = np.zeros(1_024, np.uint64), np.zeros(1_024, np.uint64)
-        self._length = np.zeros(1_024, np.uint8)  # 0: not compared
+        self.vocabulary = Vocabulary()
+        self._postings: list[array[int]] = []  # by the word's number
         self._lengths = np.zeros((1_024, len(FIELDS)), np.uint16)
         self._totals = [0] * len(FIELDS)
         self._best, self._touched = np.zeros(1_024), np.zeros(1_024, np.int64)
         self.items = 0
-
-    def __len__(self) -> int:
-        """Different words."""
-        return len(self._number)
 
     def change(self, place: int, before: Item | None, after: Item | None) -> None:
         """An entry is added (`before` None), replaced, or removed (`after` None). `before` is what was last given for this place."""
@@ -102,8 +80,8 @@ class LexicalIndex:
         new, new_lengths = counted(after)
         least = place << PLACE_BITS
         for word, frequencies in new.items():
-            number = self._number.get(word)
-            postings = self._postings[self._name(word) if number is None else number]
+            number = self.vocabulary.number.get(word)
+            postings = self._postings[self._new(word) if number is None else number]
             if not postings or postings[-1] < least:  # nearly always, while a catalogue is read
                 postings.append(least | frequencies)
             elif old.get(word) != frequencies:
@@ -129,7 +107,7 @@ class LexicalIndex:
                 self._best, self._touched = np.zeros(2 * n), np.zeros(2 * n, np.int64)
             steep = SLOPES / np.maximum(1.0, np.array(self._totals) / self.items)
             for word in list(dict.fromkeys(words(query[:QUERY_CHARS])))[:QUERY_WORDS]:
-                found = self.expansions(word)
+                found = self.vocabulary.meant(word, self._holders)
                 if not found:
                     possible += rarest
                     continue
@@ -143,69 +121,24 @@ class LexicalIndex:
                 add_word(np.concatenate(postings), starts, weights, self._lengths, steep, total, self._best, self._touched)
         return Fit(total.astype(np.float32), possible, rarest)
 
-    def expansions(self, word: str) -> list[tuple[int, float]]:
-        """The words that a query's word may stand for, as (number, weight), the likeliest first, equal ones by their letters."""
-        number, found = self._number.get(word), {}
-        if comparable(word):
-            typos = 0 if len(word) < ONE else 1 if len(word) < TWO else 2
-            near, related = self._candidates(word, typos)
-            for at in related.tolist():
-                shorter, longer = sorted((word, self._words[at]), key=len)
-                if longer.startswith(shorter):
-                    found[at] = PARTIAL * len(shorter) / len(longer)
-            if len(near):
-                typo, others = TYPO if number is None else OTHER, [self._words[at] for at in near.tolist()]
-                apart = cdist([word], others, scorer=OSA.distance, score_cutoff=typos, dtype=np.uint8)[0]
-                for at in np.flatnonzero(apart <= typos).tolist():
-                    other = int(near[at])
-                    if number is None or len(self._postings[other]) > FREQUENT * len(self._postings[number]):
-                        found[other] = max(found.get(other, 0.0), typo ** int(apart[at]))
-        if number is not None:
-            found[number] = 1.0
-        return sorted(found.items(), key=lambda one: (-one[1], self._words[one[0]]))[:EXPANSIONS]
-
-    def _candidates(self, word: str, errors: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers of words that may be so many errors away from a word, and of words that may begin with it or begin it.
-
-        None that is is missing, and few others are among them: an error changes the length by one, and the signature by two bits at most;
-        what begins alike has the first STEM characters in common.
-        """
-        length, size = self._length[: len(self._words)], len(word)
-        fits = (length >= size - errors) & (length <= size + errors) if errors else np.zeros(0, bool)
-        near = np.flatnonzero(fits & (np.bitwise_count(self._signature[: len(fits)] ^ np.uint64(signature(word))) <= 2 * errors))
-        alike = self._head[: len(length)] == np.uint64(head(word))
-        return near, np.flatnonzero(alike & (length >= max(STEM, size - ENDING)))
-
     def _rarity(self, holders: int) -> float:
         """IDF as in Lucene, never negative."""
         return log(1.0 + (self.items - holders + 0.5) / (holders + 0.5))
 
     def _take(self, word: str, least: int) -> None:
-        number = self._number[word]
-        postings = self._postings[number]
+        postings = self._postings[self.vocabulary.number[word]]
         del postings[bisect_left(postings, least)]
         if not postings:
-            del self._number[word]
-            self._words[number] = ""
-            self._length[number] = 0
-            self._free.append(number)
+            self.vocabulary.drop(word)
 
-    def _name(self, word: str) -> int:
-        if self._free:
-            number = self._free.pop()
-            self._words[number] = word
-        else:
-            number = len(self._words)
-            self._words.append(word)
+    def _new(self, word: str) -> int:
+        number = self.vocabulary.add(word)
+        if number == len(self._postings):
             self._postings.append(array("q"))
-            if number >= len(self._length):
-                for name in ("_signature", "_head", "_length"):
-                    old = getattr(self, name)
-                    setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
-        self._number[word] = number
-        self._signature[number], self._head[number] = signature(word), head(word)
-        self._length[number] = len(word) if comparable(word) else 0
         return number
+
+    def _holders(self, number: int) -> int:
+        return len(self._postings[number])
 
     def _grow_items(self, place: int) -> None:
         lengths = np.zeros((max(2 * len(self._lengths), place + 1), len(FIELDS)), np.uint16)
@@ -228,28 +161,6 @@ def counted(item: Item | None) -> tuple[dict[str, int], Sequence[int]]:
         for word, count in Counter(own).items():
             found[word] = found.get(word, 0) + (min(count, most) << shift)
     return found, lengths or [0] * len(FIELDS)
-
-
-def comparable(word: str) -> bool:
-    """Whether words like it are looked for: 1893 is not meant by 1993, nor a pair of characters by another one.
-
-    >>> comparable("cave"), comparable("1893"), comparable("東京")
-    (True, False, False)
-    """
-    return len(word) >= STEM and not any(map(str.isdigit, word))
-
-
-def signature(word: str) -> int:
-    """A bit for each character: an error changes two of them at most."""
-    found = 0
-    for letter in word:
-        found |= 1 << (ord(letter) & 63)
-    return found
-
-
-def head(word: str) -> int:
-    """The first STEM characters as a number, 21 bits for each."""
-    return sum(ord(letter) << 21 * at for at, letter in enumerate(word[:STEM]))
 
 
 @kernel

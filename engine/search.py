@@ -26,7 +26,7 @@ class Mix:
     without a history: popularity then only orders what fits equally.
     """
 
-    words: float = 18.0
+    words: float = 24.0
     meaning: float = 12.0
     doubt: float = 3.0
     alone: float = 50.0

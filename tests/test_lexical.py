@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import OSA
 
-from engine.lexical import EXPANSIONS, QUERY_WORDS, LexicalIndex
+from engine.lexical import QUERY_WORDS, LexicalIndex
 from engine.records import Item
+from engine.vocabulary import ENDING, MANY, TWO, Vocabulary
 from engine.words import LONGEST, words
 
 GAMES = (
@@ -94,7 +96,7 @@ def test_changed_is_as_made_anew(changes: list[tuple[int, Item | None]], queries
         if item is not None:
             catalogue[place] = item
     anew = indexed(catalogue)
-    assert (len(index), index.items) == (len(anew), len(catalogue))
+    assert (len(index.vocabulary), index.items) == (len(anew.vocabulary), len(catalogue))
     for query in [*queries, *(item.title for item in catalogue.values())]:
         one, other = index.fit(query, 6), anew.fit(query, 6)
         assert np.array_equal(one.scores, other.scores)
@@ -111,7 +113,7 @@ def test_removal_removes() -> None:
     assert index.fit("lantern", 7).scores.argmax() == 0
     for at, item in enumerate((Item("i0", "The Found Lantern"), None, *GAMES[2:])):
         index.change(at, item, None)
-    assert (len(index), index.items) == (0, 0)
+    assert (len(index.vocabulary), index.items) == (0, 0)
     assert index.fit("lantern", 7).coverage == 0.0
 
 
@@ -132,11 +134,25 @@ def test_odd_queries(query: str) -> None:
     assert np.isfinite(indexed(dict(enumerate(GAMES))).fit(query, 7).scores).all()
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text("abcé東", min_size=3, max_size=9), min_size=1, max_size=30, unique=True), st.text("abcé東", min_size=3, max_size=9))
+def test_no_word_that_may_be_meant_is_missed(known: list[str], word: str) -> None:
+    """Rule: what is looked at first leaves out no word that is so few errors away or begins alike."""
+    vocabulary = Vocabulary()
+    for one in known:
+        vocabulary.add(one)
+    errors = 1 if len(word) < TWO else 2
+    meant = {vocabulary.words[number] for number, _ in vocabulary.meant(word, lambda number: 1 if known[number] == word else 100)}
+    wanted = {one for one in known if OSA.distance(one, word) <= errors or one.startswith(word) or one == word}
+    wanted |= {one for one in known if word.startswith(one) and len(word) - len(one) <= ENDING}
+    assert meant == wanted if len(wanted) <= MANY else meant < wanted
+
+
 def test_work_is_bounded() -> None:
     """Rule: a query's words and what each may stand for are bounded, and so are an item's words."""
     many = {at: Item(f"i{at}", f"begin{chr(97 + at % 26)}{chr(97 + at // 26)}") for at in range(200)}
     index = indexed(many)
-    assert len(index.expansions("begin")) == EXPANSIONS
+    assert len(index.vocabulary.meant("begin", lambda _: 1)) == MANY
     text = " ".join(f"w{chr(97 + at % 26)}{chr(97 + at // 26)}" for at in range(500))
     assert index.fit(text, 200).possible <= QUERY_WORDS * index.fit("unheard", 200).possible
     long = indexed({0: Item("i0", "x", "word " * 100_000 + " last")})

@@ -30,14 +30,19 @@ def shop_with(names: tuple[tuple[str, str], ...] = NAMED) -> Shop:
     return shop
 
 
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    """One that no test changes."""
+    return shop_with()
+
+
 def listed(model: Model, text: str, taste: Taste = NOBODY, k: int = 5) -> list[str]:
     """Ids of a search's list."""
     return [one.item_id for one in model.rank([Ask(taste, k, text=text)])[0].items]
 
 
-def test_words_lead() -> None:
+def test_words_lead(shop: Shop) -> None:
     """Rule: what has all of a query's words comes first, for a user with a history too; for someone unknown then what has one of them."""
-    shop = shop_with()
     for taste in (NOBODY, shop.taste("u1")):
         assert listed(shop.model, "brass ketle", taste)[0] == "n1"
     assert set(listed(shop.model, "brass ketle")[:3]) == {"n0", "n1", "n2"}
@@ -76,9 +81,8 @@ def test_the_order_of_loading_does_not_matter() -> None:
     assert one.rank([ask])[0].items == other.rank([ask])[0].items
 
 
-def test_reasons_name_the_query_and_add_up() -> None:
+def test_reasons_name_the_query_and_add_up(shop: Shop) -> None:
     """Rule: what fits a search says so, the parts of each score add up to it, and an item that does not fit has no such part."""
-    shop = shop_with()
     vector = np.zeros(DIMS, np.float32)
     vector[0] = 1.0
     for ask in (
@@ -94,9 +98,8 @@ def test_reasons_name_the_query_and_add_up() -> None:
         assert ("query" in told["n2"]) == (ask.query is not None and bool(shop.model.search.row("brass", vector, known=True)[-2]))
 
 
-def test_meaning_speaks_where_words_do_not() -> None:
+def test_meaning_speaks_where_words_do_not(shop: Shop) -> None:
     """Rule: of a query whose words nothing has the row is the cosine's; the more an item covers the query, the less a cosine counts."""
-    shop = shop_with()
     vectors, search = shop.model.catalogue.space.vectors[: len(shop.model.catalogue)], shop.model.search
     row = search.row("xylophone", vectors[1], known=True)
     assert np.allclose(row, search.mix.meaning * (vectors @ vectors[1]))
@@ -123,9 +126,8 @@ def test_someone_unknown_gets_what_fits() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["u1", "u3", "u10"]), st.sampled_from(["", "brass", "item 3", "🐉", "of"])), min_size=1, max_size=5)
 )
-def test_a_search_does_not_depend_on_its_batch(wanted: list[tuple[str, str]]) -> None:
+def test_a_search_does_not_depend_on_its_batch(shop: Shop, wanted: list[tuple[str, str]]) -> None:
     """Rule: who else asks, for a list or with a search, changes no list."""
-    shop = shop_with()
     now = START * 2
     asks = [Ask(replace(shop.taste(user), now=now), 7, text=text) for user, text in wanted]
     for alone, together in zip((shop.model.rank([ask])[0] for ask in asks), shop.model.rank(asks), strict=True):
@@ -133,19 +135,17 @@ def test_a_search_does_not_depend_on_its_batch(wanted: list[tuple[str, str]]) ->
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.one_of(st.text(max_size=60), st.sampled_from(["🐉🐉🐉", "the of and", "x" * 10_000, "brass " * 2_000, "\x00"])))
-def test_any_search_has_a_list(text: str) -> None:
+@given(text=st.one_of(st.text(max_size=60), st.sampled_from(["🐉🐉🐉", "the of and", "x" * 10_000, "brass " * 2_000, "\x00"])))
+def test_any_search_has_a_list(shop: Shop, text: str) -> None:
     """Rule: symbols, nothing but common words, 10 kB: a full list with finite scores."""
-    shop = shop_with()
     for taste in (NOBODY, shop.taste("u1")):
         ranking = shop.model.rank([Ask(taste, 5, text=text)])[0]
         assert len(ranking.items) == 5
         assert all(np.isfinite(one.score) for one in ranking.items)
 
 
-def test_candidates_are_reranked_by_a_search() -> None:
+def test_candidates_are_reranked_by_a_search(shop: Shop) -> None:
     """Rule: a search among given candidates orders these, all of them."""
-    shop = shop_with()
     ask = Ask(NOBODY, candidates=("n2", "i3", "n0", "lost"), text="lantern")
     found = [one.item_id for one in shop.model.rank([ask])[0].items]
     assert (found[0], len(found)) == ("n0", 4)
