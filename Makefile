@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench cycle evaluate screenshots clean
+.PHONY: help install demo test lint types bench cycle evaluate search screenshots clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ cycle: install ## what one training cycle gives on the data sets that come along
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played
 	$(BIN)/headwater evaluate online-retail
+
+search: install ## how well someone finds a known item: by words, by meaning, with taste; some ten minutes (ARGS=--tune compares constants)
+	PYTHONPATH=. $(BIN)/python -m bench.search $(ARGS)
 
 screenshots: install ## docs/page-*.png anew, with the page in headless Chromium (about three minutes; wants chromium and chromedriver)
 	PYTHONPATH=. $(BIN)/python -m bench.screenshots

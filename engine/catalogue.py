@@ -64,6 +64,7 @@ class Catalogue:
         self._terms: Terms | None = None
         self._terms_changed = 0
         self._followers: list[Callable[[int], None]] = []
+        self._watchers: list[Callable[[int, Item | None], None]] = []
 
     def __len__(self) -> int:
         return len(self.items)
@@ -83,6 +84,10 @@ class Catalogue:
         self._followers.append(grow)
         grow(self.capacity)
 
+    def watch(self, changed: Callable[[int, Item | None], None]) -> None:
+        """Call `changed(place, entry before)` whenever an entry was added, replaced or removed."""
+        self._watchers.append(changed)
+
     def place(self, key: int) -> int:
         """The index of the item with this hash64; a new one gets the next."""
         at = self.index.get(key)
@@ -99,7 +104,7 @@ class Catalogue:
     def put(self, item: Item) -> int:
         """Add or replace an entry."""
         at = self.place(item_key(item.item_id))
-        self.items[at] = item
+        before, self.items[at] = self.items[at], item
         self.listable[at] = item.available
         self.since[at] = item.available_from or 0
         self.creators[at] = self._creator_codes.setdefault(item.creator, len(self._creator_codes))
@@ -110,6 +115,8 @@ class Catalogue:
         self.version += 1
         date = item.published_at if item.published_at is not None else item.available_from
         self.days[at] = 0.0 if date is None else date / DAY_MS
+        for changed in self._watchers:
+            changed(at, before)
         return at
 
     def remove(self, item_id: str) -> int | None:
@@ -117,10 +124,12 @@ class Catalogue:
         at = self.index.get(item_key(item_id))
         if at is not None:
             self.listable[at] = False
-            self.items[at] = None
+            before, self.items[at] = self.items[at], None
             self._terms_of[at] = ()
             self._terms_changed += 1
             self.version += 1
+            for changed in self._watchers:
+                changed(at, before)
         return at
 
     def put_vector(self, key: int, vector: Floats) -> None:

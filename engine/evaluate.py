@@ -119,7 +119,7 @@ class Evaluation:
     def answer(self, case: Case) -> Answer:
         """List for a case, and each channel's rank of its target; changes nothing."""
         taste = taste_of(self.users.get(case.user), round(case.time * 1000))
-        with self._peek(taste):
+        with self.peek(taste):
             ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
             features = self.model.features(taste)
         open_ = self.model.open_for(taste)
@@ -213,7 +213,7 @@ class Evaluation:
             row.published_mass = row.pairs.mass
 
     @contextmanager
-    def _peek(self, taste: Taste) -> Iterator[None]:
+    def peek(self, taste: Taste) -> Iterator[None]:
         """The same for a list, and back afterwards: which lists are asked for must not change what is learned."""
         stats = self.model.stats
         before: dict[int, Neighbours] = {}

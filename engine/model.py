@@ -27,12 +27,12 @@ from engine.ranker import Example, Ranker
 from engine.reasons import DIGITS, Reason, lists_for, reasons_of
 from engine.records import Conditions, Item
 from engine.rules import Match, RuleSet, compile_rules, matches
+from engine.search import Search
 from engine.space import Floats, Space
 from engine.stats import ItemStats
 from engine.user import Position
 
 NO_GENERATION = "none"
-QUERY_WEIGHT = 12.0  # a cosine of .1 more outweighs what taste usually adds
 NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
 CANDIDATES = 300
@@ -41,8 +41,8 @@ CANDIDATES = 300
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One list to make. `candidates`: only these, and all of them (also seen ones); `query`: centred unit vector (D,) of a search;
-    `reasons`: say why.
+    """One list to make. `candidates`: only these, and all of them (also seen ones); `text`: a search, `query`: its centred unit vector (D,)
+    where it was encoded; `reasons`: say why.
     """
 
     taste: Taste
@@ -54,6 +54,12 @@ class Ask:
     filters: Conditions | None = None
     query: Floats | None = None
     reasons: bool = True
+    text: str = ""
+
+    @property
+    def searches(self) -> bool:
+        """Whether the list is to answer a search."""
+        return bool(self.text) or self.query is not None
 
 
 class Ranked(msgspec.Struct, frozen=True, gc=False):
@@ -165,6 +171,7 @@ class Model:
         self.catalogue = Catalogue(dims)
         self.stats = ItemStats(self.catalogue, decay or Decay(), neighbours)
         self._shared = Shared(self.catalogue, self.stats)
+        self.search = Search(self.catalogue)
         self.ranker = Ranker()
         self.generation = NO_GENERATION
         self._rules: RuleSet = compile_rules(())
@@ -191,8 +198,9 @@ class Model:
         self._masks.clear()
 
     def catalogue_changed(self) -> None:
-        """Say that entries were added, changed or removed: what rules match is worked out anew."""
+        """Say that entries were added, changed or removed: what rules match is worked out anew, and the search learns of them."""
         self._masks.clear()
+        self.search.catch_up()
 
     def open_to(self, now: int) -> NDArray[np.bool_]:
         """(N,) what may be listed at `now`: in the catalogue, available, and released or used already."""
@@ -266,7 +274,7 @@ class Model:
             return Draft(asks, unknown, None, [], None)
         common = self._shared.at(max(ask.taste.now for ask in asks))
         tastes, near, names = tastes_of(common, [ask.taste for ask in asks])
-        extras = [QUERY_WEIGHT * (self.catalogue.space.vectors[:n] @ ask.query) for ask in asks if ask.query is not None]
+        extras = [self.search.row(ask.text, ask.query, known=bool(ask.taste.recent)) for ask in asks if ask.searches]
         masks, mask_of = self._masks_for(asks)
         hidden, hidden_start = array("Q"), [0]
         for ask in asks:
@@ -274,7 +282,7 @@ class Model:
                 hidden.extend(ask.taste.seen)
                 hidden.extend(map(item_key, ask.exclude))
             hidden_start.append(len(hidden))
-        queried = accumulate(int(ask.query is not None) for ask in asks)
+        queried = accumulate(int(ask.searches) for ask in asks)
         wanted = kernels.Asks(
             np.array([ask.k for ask in asks], np.int64),
             np.array(mask_of, np.int64),
@@ -284,7 +292,7 @@ class Model:
             np.array([ask.candidates is not None for ask in asks]),
             starts_of(len(places) for places, _ in candidates),
             np.array([at for places, _ in candidates for at in places], np.int64),
-            np.array([count - 1 if ask.query is not None else -1 for ask, count in zip(asks, queried, strict=True)], np.int64),
+            np.array([count - 1 if ask.searches else -1 for ask, count in zip(asks, queried, strict=True)], np.int64),
             np.array(extras, np.float32).reshape(-1, n),
             np.array([ask.reasons for ask in asks]),
         )
@@ -409,7 +417,7 @@ def warm_up() -> None:
     if example is not None:
         model.ranker.learn(example)
     model.ranker.network.learned, model.ranker.network.edge = ENOUGH, 1.0
-    model.rank([Ask(taste)])
+    model.rank([Ask(taste, text="any")])
     model.features(Taste((), (), (), 0, 0, 0))
 
 

@@ -3,7 +3,7 @@
 Kinds: `often_together` (used together with the named item) and `similar_text` (its text is near the named item's): leaving the named item
 out of the user's history lowers the score by the weight. `history`: what the whole history adds to the score, less the named items'
 weights; how items go together stands here. Without any history there is left: `popular` (used often, lately or ever), `new` (how recent
-or untried it is) and `bias` (what any item has in this user's situation). `query`: how well it answers a search. `unknown_item`: the
+or untried it is) and `bias` (what any item has in this user's situation). `query`: it fits the search. `unknown_item`: the
 catalogue does not have it.
 """
 

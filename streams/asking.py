@@ -21,8 +21,8 @@ from streams.outbox import Outbox
 from streams.table import CheckpointTable, NotOwnedError
 
 SOURCE = "requests"
-NO_QUERY = "the search was not used: no generation is active"
-BAD_QUERY = "the search was not used: it could not be encoded"
+NO_QUERY = "the search is by words only: no generation is active"
+BAD_QUERY = "the search is by words only: it could not be encoded"
 PATIENCE_S = 0.05
 """How long a request waits for the event it names (contract)."""
 LOOK_S = 0.002

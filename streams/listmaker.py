@@ -515,8 +515,10 @@ class ListMaker:
             seed = item_key(request.seed_item_id)
             taste = Taste((seed,), (request.seed_item_id,), (*taste.seen, seed), at, taste.last_time, taste.events)
         attributes = _attributes(row) if row else ()
-        query = None if job.query is None else job.query.vector
-        ask = Ask(taste, request.k, request.surface, attributes, request.candidates, request.exclude, request.filters or None, query)
+        query, text = None if job.query is None else job.query.vector, request.query or ""
+        ask = Ask(
+            taste, request.k, request.surface, attributes, request.candidates, request.exclude, request.filters or None, query, text=text
+        )
         extra: dict[str, Any] = {"request_id": request.request_id}
         if job.stale:
             extra["stale"] = True

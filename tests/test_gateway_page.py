@@ -193,7 +193,7 @@ def test_what_is_live(page: Page) -> None:
 
 def test_what_counts_against_an_item(page: Page, world: Installation, gateway: GatewayProcess) -> None:
     """Rule: what counts against an item stands apart from what counts for it, and both are told: the score is one less the other."""
-    reasons = [("similar_text", 0.5), ("popular", 0.2), ("similar_date", -0.3)]
+    reasons = [("similar_text", 0.5), ("popular", 0.2), ("new", -0.3)]
     told = [{"kind": kind, "weight": weight} for kind, weight in reasons]
     made = gateway.call("GET", "/v1/users/nina/lists/home").json | {"list_id": "planted", "valid_until": NOW_MS + 10**8}
     made["items"] = [made["items"][0] | {"score": 0.4, "reasons": told}]

@@ -117,11 +117,19 @@ def test_after_an_event(world: Installation) -> None:
 
 
 def test_query_without_a_generation(world: Installation) -> None:
-    """Where no encoder serves, a search is answered with a list that says so."""
-    found = ask(world, "quinn", query="a cave")
-    assert len(found["items"]) == 10
-    assert "no generation" in found["note"]
-    assert ask(world, "quinn", query="")["items"]
+    """Where no encoder serves, a search goes by words, mistyped ones too, names the query as a reason, and the list says so."""
+    world.event("q1", "quinn", "i1")
+    world.list_after("q1", user="quinn")
+    for user in ("quinn", "stranger to all"):
+        found = ask(world, user, query="Storys numbr 17")
+        assert ids(found)[0] == "i17"
+        assert found["items"][0]["reasons"][0]["kind"] == "query"
+        for one in found["items"]:
+            assert sum(reason["weight"] for reason in one["reasons"]) == pytest.approx(one["score"], rel=0.01, abs=1e-5)
+        assert len(found["items"]) == 10
+        assert "by words only: no generation" in found["note"]
+    for odd in ("", "🐉", "x" * 10_000, "the of and"):
+        assert len(ask(world, "quinn", query=odd)["items"]) == 10
 
 
 def test_wrong_partition(world: Installation) -> None:
