@@ -201,10 +201,10 @@ def test_what_counts_against_an_item(page: Page, world: Installation, gateway: G
     gateway.until("GET", "/v1/users/nina/lists/home", lambda a: a.json["list_id"] == "planted")
     page.open("nina")
     bar = page.driver.find_element(By.CSS_SELECTOR, f"{ITEM} .bar")
-    assert bar.get_attribute("aria-label") == "similar text 0.50 + popular 0.20 − 0.30 (similar date)"
+    assert bar.get_attribute("aria-label") == "similar text 0.50 + popular 0.20 − 0.30 (new)"
     kinds = "return [...arguments[0].children].map((part) => part.className || part.textContent)"
     assert page.driver.execute_script(kinds, bar) == ["k-similar_text", "k-popular", "−", "k-less"]
-    assert page.driver.find_element(By.CSS_SELECTOR, f"{ITEM} .why").text.endswith("less 0.30 for its date")
+    assert page.driver.find_element(By.CSS_SELECTOR, f"{ITEM} .why").text.endswith("less 0.30 for its age")
     assert "the score is the bar less this" in page.text("legend")
     assert page.errors() == []
 
