@@ -158,8 +158,8 @@ def evenly(users: Sequence[str]) -> NDArray[np.intp]:
 def compared(users: Sequence[str], active: NDArray[np.float64], candidate: NDArray[np.float64]) -> Compared:
     """Two generations' gains on the same cases, and the interval of their difference by a bootstrap over users (`engine.bootstrap`)."""
     found = paired(users, active, candidate)
-    means = (round(value, DIGITS) for value in (found.one, found.other, found.low, found.high))
-    return Compared(found.cases, *means, found.users)
+    before, after, low, high = (round(value, DIGITS) for value in (found.one, found.other, found.low, found.high))
+    return Compared(found.cases, before, after, low, high, found.users)
 
 
 def _run(

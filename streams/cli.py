@@ -163,6 +163,10 @@ def evaluate(
     registry: Annotated[str | None, typer.Option(help="where generations are, instead of the setting")] = None,
     generation: Annotated[str | None, typer.Option(help="a generation's id; the newest if none")] = None,
     types: Types = None,
+    repeats: Annotated[bool, typer.Option("--repeats", help="items that a user had before are targets and candidates too")] = False,
+    lists: Annotated[Path | None, typer.Option(help="judge the lists of this file (as --predictions writes them), make none")] = None,
+    against: Annotated[Path | None, typer.Option(help="lists of the same cases to compare with, paired by user")] = None,
+    report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
 ) -> None:
     """Test-then-train over a data set: figures per channel and for the list."""
     from engine.protocol import TABLES
@@ -181,6 +185,10 @@ def evaluate(
         json_file=json,
         types=mapping_of(types),
         generation=generation,
+        repeats=repeats,
+        lists=lists,
+        against=against,
+        report=report,
     )
 
 
