@@ -6,8 +6,9 @@ user say the same thing several times (Efron & Tibshirani 1993; Sakai 2006 for r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +66,9 @@ def paired(users: Sequence[str], one: NDArray[np.float64], other: NDArray[np.flo
         ratio = other.sum() / one.sum()
     figures = (one.mean(), other.mean(), low, high, ratio, ratio_low, ratio_high)
     return Difference(len(users), len(counts), *(float(value) for value in figures))
+
+
+def rounded(one: Difference, digits: int = 4) -> dict[str, float]:
+    """A difference for a file; without a ratio where there is none."""
+    figures = {**asdict(one), "difference": one.difference}
+    return {name: round(value, digits) for name, value in figures.items() if not math.isnan(value)}

@@ -14,6 +14,7 @@ from engine.errors import BadSettings, HeadwaterError, Problem, of_system
 from streams import cli_gateway, cli_generations, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
+from streams.cli_compare import compare
 from streams.cli_load import events_app, items_app
 from streams.cli_up import lists, up
 from streams.settings import Settings, shown, unit_of
@@ -199,6 +200,7 @@ def export(context: typer.Context) -> None:
     command(context.args, prog_name="headwater export", default_map={"registry": settings_of(context).registry})
 
 
+app.command()(compare)
 app.command("train")(cli_train.train)
 app.command("trainer")(cli_train.trainer)
 

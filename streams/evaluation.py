@@ -86,7 +86,12 @@ def main(
     dataset = read(folder, types=types)
     others = read_lists(against) if against else None
     began = time.perf_counter()
-    made = _given(lists) if lists else _made(dataset, registry, cache, folder, generation, repeats, wanted, tables, predictions, err)
+    if lists:
+        made = Made({"": read_lists(lists)}, f"lists of {lists}")
+    else:
+        with writing(predictions) as out:
+            opened = open_generation(Registry(registry, cache), folder, generation, err)
+            made = make_lists(dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, out=out, console=err)
     found: dict[str, Judged] = {}
     for table in tables:
         judged = partial(assess, dataset, table, wanted=wanted, repeats=repeats, vectors=made.vectors)
@@ -115,8 +120,10 @@ def main(
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """Lists to judge: table -> case -> list ("" for all tables in one); `vectors` (I, D) for their diversity."""
+class Made:
+    """Lists to judge: table -> case -> list ("" for all tables in one); `vectors` (I, D) for their diversity; `seconds` that each table
+    took.
+    """
 
     lists: Mapping[str, Mapping[str, Listed]]
     source: str
@@ -124,39 +131,41 @@ class _Made:
     vectors: Floats | None = None
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     figures: Mapping[str, TableFigures] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-def _given(path: Path) -> _Made:
-    return _Made({"": read_lists(path)}, f"lists of {path}")
-
-
-def _made(
+def make_lists(
     dataset: Dataset,
-    registry: str,
+    generation: Generation,
     cache: Path,
-    folder: Path,
-    generation: str | None,
-    repeats: bool,
-    wanted: int,
+    *,
     tables: Sequence[Table],
-    predictions: Path | None,
-    err: Console,
-) -> _Made:
-    opened = open_generation(Registry(registry, cache), folder, generation, err)
-    with bar(err, "encode") as progress:
-        vectors = catalogue_vectors(opened, dataset.items, cache, threads=os.cpu_count() or 1, progress=progress)
+    wanted: int,
+    repeats: bool,
+    out: TextIO | None,
+    console: Console,
+) -> Made:
+    """Evaluate: the lists of each table as they are made, also written to `out`.
+
+    Raises:
+        ArtefactError: the generation's encoder cannot be opened.
+    """
+    with bar(console, "encode") as progress:
+        vectors = catalogue_vectors(generation, dataset.items, cache, threads=os.cpu_count() or 1, progress=progress)
     answers: dict[str, list[Answer]] = {}
-    with writing(predictions) as out:
-        for table in tables:
-            answers[table] = []
-            with bar(err, table) as progress:
-                for answer in Evaluation(dataset, vectors, repeats=repeats).answers(table, wanted, progress):
-                    if out:
-                        out.write(line_of(answer.case.id, answer.items, answer.scores))
-                    answers[table].append(answer)
+    seconds: dict[str, float] = {}
+    for table in tables:
+        answers[table] = []
+        began = time.perf_counter()
+        with bar(console, table) as progress:
+            for answer in Evaluation(dataset, vectors, repeats=repeats).answers(table, wanted, progress):
+                if out:
+                    out.write(line_of(answer.case.id, answer.items, answer.scores))
+                answers[table].append(answer)
+        seconds[table] = round(time.perf_counter() - began, 1)
     lists = {table: {a.case.id: Listed(a.items, a.scores) for a in some} for table, some in answers.items()}
     figures = {table: figures_of(dataset, some) for table, some in answers.items()}
-    return _Made(lists, f"generation {opened.id}", opened.id, vectors, answers, figures)
+    return Made(lists, f"generation {generation.id}", generation.id, vectors, answers, figures, seconds)
 
 
 def _along(own: Assessment, answers: Sequence[Answer]) -> dict[str, list[Figures]]:

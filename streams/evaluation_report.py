@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from rich.table import Table as Grid
 
 from engine import markdown
 from engine.assess import Assessment
-from engine.bootstrap import Difference
+from engine.bootstrap import Difference, rounded
 from engine.evaluate import TableFigures
-from engine.figures import DIGITS, Figures
+from engine.figures import Figures
 from engine.markdown import decimal, interval
 
 COLUMNS = ("", "NDCG@10", "± se", "HR@10", "MRR@10", "new users", "new items", "cases", "coverage")
@@ -45,12 +45,6 @@ def plain(one: Judged) -> dict[str, Any]:
     if one.against:
         parts["against"] = {name: rounded(difference) for name, difference in one.against.items()}
     return {**parts, "along": one.along}
-
-
-def rounded(one: Difference) -> dict[str, Any]:
-    """A difference as it stands in the JSON file; without a ratio where there is none."""
-    figures = {**asdict(one), "difference": one.difference}
-    return {name: round(value, DIGITS) for name, value in figures.items() if value == value}  # noqa: PLR0124 - a NaN is not itself
 
 
 def rows(one: Judged) -> Iterator[tuple[str, Figures]]:
