@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one baseline did on one table. `training_s`: of all fits after tuning; `ms_per_list`: in batches, on one core."""
+    """What one baseline did on one table. `training_s`: CPU time of all fits after tuning; `ms_per_list`: CPU time, in batches."""
 
     table: Table
     method: str

@@ -22,7 +22,7 @@ PAGE = """Test-then-train in the protocol's order, with its candidates. Each bas
 more trials (fitted on the first 20 %, judged on about {cases} cases of the next 10 %; from 10 % on where these are too few), fitted anew on
 all events so far after each 5 % of the stream, and asked with the newest history of the user. {ours} learns event by event.
 
-- trained: seconds of all fits after tuning, on one core; ms a list: in batches, on one core
+- trained: CPU seconds of all fits after tuning; ms a list: CPU time, in batches
 - new users: with at most {few} learned events; new items: that nobody had used, which no baseline can know
 - ±: standard error, clustered by user; intervals: 95 %, paired bootstrap over users; bold where zero is outside"""
 

@@ -106,7 +106,7 @@ class Course:
 
 @dataclass
 class Ran:
-    """Lists by case, best first, and what they took: seconds of all fits, and of all lists."""
+    """Lists by case, best first, and what they took: CPU seconds of all fits, and of all lists."""
 
     lists: dict[str, Ints] = field(default_factory=dict)
     fits: int = 0
@@ -115,7 +115,7 @@ class Ran:
 
     @property
     def ms_per_list(self) -> float:
-        """Of one core or more, in batches."""
+        """CPU time, in batches."""
         return 1000 * self.list_s / len(self.lists) if self.lists else 0.0
 
 
@@ -151,9 +151,9 @@ def run(baseline: Baseline, course: Course, watch: Watch = silent) -> Ran:
             _flush(baseline, pending, popular, ran)
             fitted = learned // course.refit
             log = Log(users[:learned], items[:learned], codes[:learned], times[:learned], size)
-            began = time.perf_counter()
+            began = time.process_time()
             baseline.fit(log)
-            ran.fit_s += time.perf_counter() - began
+            ran.fit_s += time.process_time() - began
             ran.fits += 1
             counts = log.counts()
             popular = (np.log1p(counts) / max(1.0, float(np.log1p(counts.max())))).astype(np.float32)
@@ -175,11 +175,11 @@ def _flush(baseline: Baseline, pending: list[_Pending], popular: Floats, ran: Ra
     """Make the lists that were asked for since the last fit."""
     if not pending:
         return
-    began = time.perf_counter()
+    began = time.process_time()
     scores = baseline.scores(Asked.of([one.history for one in pending], [one.case.time for one in pending]))
     for one, items in zip(pending, best(scores, np.array([one.open_ for one in pending]), popular), strict=True):
         ran.lists[one.case.id] = items
-    ran.list_s += time.perf_counter() - began
+    ran.list_s += time.process_time() - began
     pending.clear()
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
-from implicit.nearest_neighbours import all_pairs_knn, bm25_weight, tfidf_weight
+from implicit.nearest_neighbours import all_pairs_knn, bm25_weight, normalize, tfidf_weight
 from implicit.utils import check_csr
 
 from engine.space import Floats
@@ -61,13 +61,9 @@ class ItemKNN:
 
     def _implicit(self, log: Log) -> sp.csr_array:
         by_item = sp.csr_matrix(interactions(log, self.unit, self.half_life_d).T)
-        if self.similarity == "bm25":
-            weighted = bm25_weight(by_item, self.k1, self.b)
-        else:
-            weighted = tfidf_weight(by_item).tocsr()
-            lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1)).ravel())
-            weighted = sp.diags(1 / np.maximum(lengths, 1e-9)) @ weighted
-        found = sp.csr_array(all_pairs_knn(check_csr(weighted.tocsr()), self.neighbours + 1, num_threads=self.threads))
+        weighted = bm25_weight(by_item, self.k1, self.b) if self.similarity == "bm25" else normalize(tfidf_weight(by_item))
+        rows = check_csr(weighted.T.tocsr())
+        found = sp.csr_array(all_pairs_knn(rows, self.neighbours + 1, num_threads=self.threads, show_progress=False))
         found.setdiag(0)
         found.eliminate_zeros()
         return found

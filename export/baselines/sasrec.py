@@ -40,6 +40,8 @@ SPREAD = 0.02
 GAPS = 34
 """Times from an event to the question, by their logarithm to base 2 in seconds: the last is 2^33 s, 272 years."""
 CLIP = 1.0
+EPOCHS = 60
+"""Times that a fit goes through a log at most: more than this learns it by heart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class SASRec:
         if network is None:
             return
         optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, betas=(0.9, 0.98), weight_decay=self.weight_decay)
-        steps = math.ceil(events / self.batch)
+        steps = math.ceil(min(events, EPOCHS * len(log)) / self.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps + 1, pct_start=0.1)
         taken = 0
         network.train()
