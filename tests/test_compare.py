@@ -14,8 +14,9 @@ import torch
 from implicit.nearest_neighbours import BM25Recommender, TFIDFRecommender
 from numpy.typing import NDArray
 from optuna.trial import FixedTrial
+from typer.testing import CliRunner
 
-from engine.assess import Listed
+from engine.assess import Listed, line_of
 from engine.dataset import Dataset, read
 from engine.errors import BadSettings, DatasetError
 from engine.protocol import TABLES, Ask, Learn, Table, stream
@@ -30,6 +31,7 @@ from export.baselines.sasrec import SASRec, sequences
 from export.baselines.tuning import course_for, tune
 from export.compare import Kept, Plan, compare, fingerprint
 from export.compare_cli import main
+from streams.cli import app
 from tests.test_evaluate import write
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -314,6 +316,24 @@ def test_the_command_compares_and_reports(tmp_path: Path, capsys: pytest.Capture
     assert "a crystal ball" in text
     assert "| EASE |" in text
     assert (tmp_path / "found.png").stat().st_size > 10_000
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    """Rule: a folder and the names of methods are enough; our lists may come from a file; a table that is not there is refused."""
+    folder, lists, figures = write(tmp_path / "data"), tmp_path / "ours.jsonl", tmp_path / "found.json"
+    course = Course.of(read(folder), "next", wanted=50)
+    lists.write_text("".join(line_of(case.id, ["i1"]) for case in course.cases))
+    given = ["compare", str(folder), "--method", "popularity", "--table", "next", "--evaluate", "50", "--trials", "1", "--jobs", "1"]
+    runner = CliRunner()
+    for more, ours in ((["--alone"], False), (["--ours", str(lists)], True)):
+        done = runner.invoke(app, [*given, *more, "--json", str(figures)], catch_exceptions=False)
+        assert done.exit_code == 0
+        found = json.loads(figures.read_text())["tables"]
+        assert list(found) == ["next"]
+        assert list(found["next"]["baselines"]) == ["popularity"]
+        assert (found["next"]["ours"] is not None) is ours
+    with pytest.raises(BadSettings, match="table"):
+        runner.invoke(app, [*given, "--table", "nowhere"], catch_exceptions=False)
 
 
 def test_what_was_kept_under_other_settings_is_made_anew(tmp_path: Path) -> None:
