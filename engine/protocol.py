@@ -5,6 +5,8 @@ Two tables of cases:
 
 next      asked before an event whose user has earlier events and whose item is new to that user; everything earlier is learned.
 session   asked when a user's session starts, about one of its new items drawn by hash; only sessions that ended before are learned.
+
+With `repeats` an item need not be new to the user, and the user's own earlier items are candidates too.
 """
 
 from __future__ import annotations
@@ -94,23 +96,28 @@ def _continues(last: Row, event: Row) -> bool:
     return event.session == last.session if event.session else event.time - last.time < GAP_S
 
 
-def chosen(steps: Sequence[Sequence[Row]], start: float, wanted: int) -> frozenset[int]:
-    """Indexes of the steps to ask about: about `wanted`, evenly, of those from `start` on whose known user meets something new."""
+def chosen(steps: Sequence[Sequence[Row]], start: float, wanted: int, *, repeats: bool = False) -> frozenset[int]:
+    """Indexes of the steps to ask about: about `wanted`, evenly, of those from `start` on whose known user meets something new, or with
+    `repeats` anything.
+    """
     seen: defaultdict[str, set[int]] = defaultdict(set)
     eligible = []
     for n, step in enumerate(steps):
         own = seen[step[0].user]
-        if own and step[0].time >= start and any(e.item not in own for e in step):
+        if own and step[0].time >= start and (repeats or any(e.item not in own for e in step)):
             eligible.append(n)
         own.update(e.item for e in step)
     stride = max(1, len(eligible) // wanted)
     return frozenset(eligible[stride - 1 :: stride])
 
 
-def operations(events: Sequence[Row], table: Table, wanted: int = WANTED, start: float | None = None) -> Iterator[Learn | Ask]:
+def operations(
+    events: Sequence[Row], table: Table, wanted: int = WANTED, start: float | None = None, *, repeats: bool = False
+) -> Iterator[Learn | Ask]:
     """What a recommender must do, in order, on a `stream`; about `wanted` cases, or all with `wanted=len(events)`.
 
-    `start`: the time (s) from which on cases are asked; None: after the first WARM of the stream.
+    `start`: the time (s) from which on cases are asked; None: after the first WARM of the stream. `repeats`: also about items that the
+    user had before.
 
     Raises:
         ValueError: `table` is no table, or `wanted` is below 1.
@@ -121,8 +128,8 @@ def operations(events: Sequence[Row], table: Table, wanted: int = WANTED, start:
         return
     alone = table == "next"
     steps = [[e] for e in events] if alone else sessions(events)
-    asked = chosen(steps, events[int(len(events) * WARM)].time if start is None else start, wanted)
-    known = _Known()
+    asked = chosen(steps, events[int(len(events) * WARM)].time if start is None else start, wanted, repeats=repeats)
+    known = _Known(repeats)
     open_sessions: list[tuple[float, bytes, int]] = []  # a heap of (end in s, tie of the last row, step)
     for n, step in enumerate(steps):
         while open_sessions and open_sessions[0][0] < step[0].time:
@@ -138,7 +145,8 @@ def operations(events: Sequence[Row], table: Table, wanted: int = WANTED, start:
 class _Known:
     """What has been learned of each user when a case is asked: less than what has happened, while sessions are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeats: bool) -> None:
+        self.repeats = repeats
         self.items: defaultdict[str, set[int]] = defaultdict(set)
         self.counts: Counter[str] = Counter()
 
@@ -151,19 +159,19 @@ class _Known:
     def case(self, table: Table, step: Sequence[Row]) -> Case | None:
         first = step[0]
         own = self.items.get(first.user)
-        new = [e for e in step if e.item not in own] if own else []
+        new = [e for e in step if self.repeats or e.item not in own] if own else []
         if not new:
             return None
         target = min(new, key=lambda e: (e.tie, e.row))
         return Case(f"{table}:{first.row}", first.time, first.user, target.item, self.counts[first.user])
 
 
-def cases_of(events: Sequence[Row], table: Table, wanted: int = WANTED) -> tuple[list[Case], Collection[str]]:
+def cases_of(events: Sequence[Row], table: Table, wanted: int = WANTED, *, repeats: bool = False) -> tuple[list[Case], Collection[str]]:
     """All cases of a table, and the ids of those whose item nobody had used when they were asked."""
     used: set[int] = set()
     cases: list[Case] = []
     unused: set[str] = set()
-    for step in operations(events, table, wanted):
+    for step in operations(events, table, wanted, repeats=repeats):
         if isinstance(step, Learn):
             used.update(e.item for e in step.events)
         else:

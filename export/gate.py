@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bootstrap import paired
 from engine.dataset import Dataset
 from engine.evaluate import Answer, Evaluation
 from engine.figures import DIGITS, gain
@@ -35,8 +36,6 @@ ONE_IN = 10
 """No user has more than one in so many cases: where a few users have most of them, they are few users. Simulated with Zipf's law, of
 candidates that are no better pass without it, with it, and with one in 30: 300 users and 3,000 cases 4.8, 3.1, 2.4 %; 100 and 300 6.0, 4.5,
 3.8 % (800 draws: ± .7). One in 30 leaves 40 to 65 % as many cases as one in ten: on 12,000 events of ifdb-played too few for a verdict."""
-DRAWS = 2_000
-LEVEL = (2.5, 97.5)
 MARGIN = 0.05
 """How much worse lists as served may be for all that is known, as a share of the active one's NDCG: their other signals are the same, so a
 better text must not make them worse; that they are better is not asked for, since text may weigh little in them."""
@@ -157,18 +156,10 @@ def evenly(users: Sequence[str]) -> NDArray[np.intp]:
 
 
 def compared(users: Sequence[str], active: NDArray[np.float64], candidate: NDArray[np.float64]) -> Compared:
-    """Two generations' gains on the same cases, and the interval of their difference by a bootstrap over users (Efron & Tibshirani 1993):
-    cases of one user say the same thing several times.
-    """
-    if not len(users):
-        return Compared(0, 0.0, 0.0, 0.0, 0.0)
-    _, own = np.unique(np.array(users), return_inverse=True)
-    sums, counts = np.bincount(own, candidate - active), np.bincount(own)
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), DRAWS)
-    low, high = np.percentile((drawn @ sums) / (drawn @ counts), LEVEL)
-    before, after, low, high = (round(float(value), DIGITS) for value in (active.mean(), candidate.mean(), low, high))
-    return Compared(len(users), before, after, low, high, len(counts))
+    """Two generations' gains on the same cases, and the interval of their difference by a bootstrap over users (`engine.bootstrap`)."""
+    found = paired(users, active, candidate)
+    before, after, low, high = (round(value, DIGITS) for value in (found.one, found.other, found.low, found.high))
+    return Compared(found.cases, before, after, low, high, found.users)
 
 
 def _run(

@@ -11,16 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 class Stages:
-    """A bar for each stage."""
+    """A bar for each stage; `together`: several go on at a time, else a new one ends those before it."""
 
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
+    def __init__(self, bars: Progress, *, together: bool = False) -> None:
+        self._bars, self._together = bars, together
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """Show it; a stage that is new ends those before it."""
+        """Show it."""
         if stage not in self._tasks:
-            self.finish()
+            if not self._together:
+                self.finish()
             self._tasks[stage] = self._bars.add_task(stage, total=None)
         self._bars.update(self._tasks[stage], completed=done, total=total or None)
 
@@ -33,15 +34,16 @@ class Stages:
 
 
 class Lines:
-    """A line when a stage begins, with the seconds so far."""
+    """A line when a stage begins, with the seconds so far; `together`: several go on at a time, so that none begins twice."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out, self._stage, self._began = out, "", perf_counter()
+    def __init__(self, out: TextIO, *, together: bool = False) -> None:
+        self._out, self._together, self._began = out, together, perf_counter()
+        self._known: set[str] = set()
 
     def __call__(self, stage: str, _done: int, total: int, /) -> None:
         """Say so where it is a new one."""
-        if stage != self._stage:
-            self._stage = stage
+        if stage not in self._known:
+            self._known = {*self._known, stage} if self._together else {stage}
             of = f", {total} to do" if total else ""
             print(f"{perf_counter() - self._began:7.1f} s  {stage}{of}", file=self._out, flush=True)
 

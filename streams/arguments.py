@@ -57,7 +57,8 @@ def late(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        extra = {"export": "export", "streams.gateway": "gateway"}.get(module.rpartition(".")[0])
+        of_module = dict.fromkeys(("export.compare", "export.compare_cli", "export.plots"), "compare")
+        extra = of_module.get(module) or {"export": "export", "streams.gateway": "gateway"}.get(module.rpartition(".")[0])
         expected = f"what {module} needs"
         remedy = f"pip install 'headwater[{extra}]'" if extra else "run it from the source folder, after `make install`"
         raise HeadwaterError("not_installed", f"no module {error.name}", expected, remedy) from error

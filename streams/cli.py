@@ -14,6 +14,7 @@ from engine.errors import BadSettings, HeadwaterError, Problem, of_system
 from streams import cli_gateway, cli_generations, cli_rules, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
+from streams.cli_compare import compare
 from streams.cli_load import events_app, items_app
 from streams.cli_up import lists, up
 from streams.settings import Settings, shown, unit_of
@@ -164,6 +165,10 @@ def evaluate(
     registry: Annotated[str | None, typer.Option(help="where generations are, instead of the setting")] = None,
     generation: Annotated[str | None, typer.Option(help="a generation's id; the newest if none")] = None,
     types: Types = None,
+    repeats: Annotated[bool, typer.Option("--repeats", help="items that a user had before are targets and candidates too")] = False,
+    lists: Annotated[Path | None, typer.Option(help="judge the lists of this file (as --predictions writes them), make none")] = None,
+    against: Annotated[Path | None, typer.Option(help="lists of the same cases to compare with, paired by user")] = None,
+    report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
 ) -> None:
     """Test-then-train over a data set: figures per channel and for the list."""
     from engine.protocol import TABLES
@@ -182,6 +187,10 @@ def evaluate(
         json_file=json,
         types=mapping_of(types),
         generation=generation,
+        repeats=repeats,
+        lists=lists,
+        against=against,
+        report=report,
     )
 
 
@@ -192,6 +201,7 @@ def export(context: typer.Context) -> None:
     command(context.args, prog_name="headwater export", default_map={"registry": settings_of(context).registry})
 
 
+app.command()(compare)
 app.command("train")(cli_train.train)
 app.command("trainer")(cli_train.trainer)
 
