@@ -2,7 +2,7 @@
 
 The ranker's scores are logarithms of odds, up to a constant, and so are sums of BM25 (Robertson & Zaragoza 2009): they are added, as
 evidence is. The vector speaks where words do not: a cosine counts for the cube of that share of the query that not even the item that fits
-best covers. The constants are chosen on the first 30 % of ifdb-played (docs/decisions/0014, `make search ARGS=--tune`).
+best covers. The constants are chosen on the first 30 % of ifdb-played (docs/decisions/0012, `make search ARGS=--tune`).
 """
 
 from __future__ import annotations
