@@ -25,6 +25,7 @@ SHARED = (
     "trending",
     "popular",
     "known",
+    "rising",
     "new",
     "recent",
     "unused",
@@ -56,6 +57,7 @@ PERSONAL = (
     "date_last",
     "popularity_gap",
     "text_last",
+    "text_most",
     "text",
     "creator",
     "tags",
@@ -67,6 +69,7 @@ S, P = len(SHARED), len(PERSONAL)
 CONTEXT = 3
 """Numbers that say how much is known of a user, see `contexts`."""
 RECENT = 20  # liked items that describe a user, and LONGEST while they belong to the session that goes on; older ones add little
+SELDOM = 0.3  # uses that a few more or less say nothing beside
 FEW = 5.0  # uses at which half of the cold features is left
 MINUTE_MS = 60_000
 SIZES = (3, 20)  # events: a new user has at most the first, a known one more than the second
@@ -207,19 +210,21 @@ def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
     age = days_since(np.where(used, first, np.maximum(since, stats.start)), now)
     release = days_since(since, now)
     rows = np.empty((S, n), np.float32)
+    days, lasting = stats.decay.popularity_days
     rows[0] = np.log1p(10.0 * trending.astype(np.float32)) / 3.0
     rows[1] = np.log1p(10.0 * popular.astype(np.float32)) / 3.0
     rows[2] = np.log1p(count) / 3.0
-    rows[3] = np.exp(-age / 30.0)
-    rows[4] = np.exp(-age / 365.0)
-    rows[5] = 1.0 / (1.0 + count)
-    rows[6] = ~used
-    rows[7] = np.exp(-release / 30.0) * dated
-    rows[8] = np.exp(-release / 365.0) * dated
-    rows[9] = dated
+    rows[3] = np.log((trending + SELDOM) / (popular * (days / lasting) + SELDOM)) / 2.0
+    rows[4] = np.exp(-age / 30.0)
+    rows[5] = np.exp(-age / 365.0)
+    rows[6] = 1.0 / (1.0 + count)
+    rows[7] = ~used
+    rows[8] = np.exp(-release / 30.0) * dated
+    rows[9] = np.exp(-release / 365.0) * dated
+    rows[10] = dated
     idle = days_since(stats.last_time[:n], now)
-    rows[10] = np.exp(-idle / 7.0) * used
-    rows[11] = np.exp(-idle / 60.0) * used
+    rows[11] = np.exp(-idle / 7.0) * used
+    rows[12] = np.exp(-idle / 60.0) * used
     return rows
 
 

@@ -32,11 +32,11 @@ NEARS = NEAR ** np.arange(LONGEST)
 TOGETHER, TOGETHER_LAST, TOGETHER_NEAR, TOGETHER_MOST, LATELY, LATELY_LAST, AFTER, AFTER_LAST = range(8)
 SESSION, SESSION_MOST, BASKET, CHANCE = range(8, 12)
 CO_VISITED = 12  # so many rows from the first are square roots of sums over neighbours, or of the largest of them
-LINKED, SESSION_LINKED, CREATOR_LAST, TAGS_LAST, DATE, DATE_LAST, GAP, TEXT_LAST, TEXT, CREATOR, TAGS = range(12, 23)
-PERSONAL, COLD = 23, 3  # the last COLD personal ones count once more, times how little is known of the item
+LINKED, SESSION_LINKED, CREATOR_LAST, TAGS_LAST, DATE, DATE_LAST, GAP, TEXT_LAST, TEXT_MOST, TEXT, CREATOR, TAGS = range(12, 24)
+PERSONAL, COLD = 24, 3  # the last COLD personal ones count once more, times how little is known of the item
 IN_SESSION = 2  # the column of the context that says how many of the recent items belong to the session
 POPULAR = 1  # the row of the shared features that GAP is about
-POPULARITY = 3  # so many shared features from the first say how popular an item is; the others how new
+POPULARITY = 4  # so many shared features from the first say how popular an item is; the others how new
 LASTING, SEASON, SAME, LATER = 0, 1, 2, 3  # columns of a neighbour's weights
 
 # kinds of reasons, in the order of `engine.reasons.KINDS`
@@ -206,7 +206,7 @@ def co_visited(world: World, recent: Array, now: int, together: int, place: Arra
 
 @kernel
 def text(world: World, recent: Array, slots: Array, pool: Array, out: Array) -> None:
-    """Rows TEXT and TEXT_LAST: cosines with the user's vector and the newest item."""
+    """Rows TEXT, TEXT_LAST and TEXT_MOST: cosines with the user's vector, the newest item and the nearest one."""
     squared = 0.0
     for a in range(len(recent)):
         for b in range(len(recent)):
@@ -218,9 +218,11 @@ def text(world: World, recent: Array, slots: Array, pool: Array, out: Array) -> 
         if whole:
             for i in range(len(pool)):
                 out[TEXT, i] += share * row[i]
+                out[TEXT_MOST, i] = max(out[TEXT_MOST, i], row[i])
         else:
             for i in range(len(pool)):
                 out[TEXT, i] += share * row[pool[i]]
+                out[TEXT_MOST, i] = max(out[TEXT_MOST, i], row[pool[i]])
     row = world.near[slots[0]]
     for i in range(len(pool)):
         out[TEXT_LAST, i] = row[pool[i]]

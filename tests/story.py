@@ -24,6 +24,8 @@ WINDOW, STEP = 15, 0.85
 PAIR_DAYS, PAIR_TIME = 3650.0, 1_577_836_800_000
 """Half-life of a pair, and the time (ms) at which one weighs 1: 2020."""
 HISTORY = 100
+SESSION_MS, SESSION_PAIRS = 1_800_000, 40
+"""Half an hour without an event ends a session; so many of its items an event is paired with, more than WINDOW if need be."""
 
 
 class Sent(NamedTuple):
@@ -59,21 +61,27 @@ class Count:
 
     def __init__(self, events: Sequence[Sent]) -> None:
         self.histories: dict[str, list[str]] = defaultdict(list)
+        times: dict[str, list[int]] = defaultdict(list)
         self.items: dict[int, int] = defaultdict(int)
         self.pairs: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for event in events:
-            before: list[str] = []
-            for item in reversed(self.histories[event.user][-HISTORY + 1 :]):
-                if item != event.item and item not in before:
-                    before.append(item)
-                if len(before) == WINDOW:
+            before: dict[str, None] = {}
+            last, going_on = event.time, True
+            for item, time in zip(reversed(self.histories[event.user][-HISTORY + 1 :]), reversed(times[event.user]), strict=False):
+                if item == event.item or item in before:
+                    continue
+                going_on = going_on and last - time < SESSION_MS
+                last = time
+                if len(before) >= (SESSION_PAIRS if going_on else WINDOW):
                     break
+                before[item] = None
             one, weight = number_of(event.item), 2.0 ** ((event.time - PAIR_TIME) / (PAIR_DAYS * 86_400_000))
             self.items[one] += 1
             for place, item in enumerate(before):
                 for a, b in ((one, number_of(item)), (number_of(item), one)):
                     self.pairs[a][b] += weight * STEP**place
             self.histories[event.user].append(event.item)
+            times[event.user].append(event.time)
 
 
 class Story:

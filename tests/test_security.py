@@ -64,7 +64,7 @@ WAITING = "gateway"
 ENDING = [name for name, process in PROCESSES.items() if not process.port]
 STAYING = [name for name, process in PROCESSES.items() if process.port]
 REFUSALS = {"password": "authentication", "authority": "tls", "protocol": "transport", "rights": ""}
-BOUND_S = 40.0
+BOUND_S = 120
 PASSWORD = "its-own-secret"
 
 
