@@ -67,11 +67,11 @@ class Count:
         for event in events:
             before: dict[str, None] = {}
             last, going_on = event.time, True
-            for item, time in zip(reversed(self.histories[event.user][-HISTORY + 1 :]), reversed(times[event.user]), strict=False):
+            for item, then in zip(reversed(self.histories[event.user][-HISTORY + 1 :]), reversed(times[event.user]), strict=False):
                 if item == event.item or item in before:
                     continue
-                going_on = going_on and last - time < SESSION_MS
-                last = time
+                going_on = going_on and last - then < SESSION_MS
+                last = then
                 if len(before) >= (SESSION_PAIRS if going_on else WINDOW):
                     break
                 before[item] = None

@@ -13,7 +13,6 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import batch
 from streams.batch import QUIET_LOGGERS, BatchApp
 from streams.consumer import BatchConsumer, Positions, Precedence, _round_robin
 from streams.lane import Batch, Lane, OrderError
@@ -121,7 +120,7 @@ def test_a_fetch_waits_for_work_but_not_for_ever(app: BatchApp, monkeypatch: pyt
             return asked <= 2
 
         await app.calm()  # nothing is at work
-        monkeypatch.setattr(batch, "CALM_S", 10.0)  # two looks may take longer than a few milliseconds on a busy machine
+        monkeypatch.setattr("streams.batch.CALM_S", 10.0)  # two looks may take longer than a few milliseconds on a busy machine
         app.busy = for_two_looks
         await app.calm()
         assert asked == 3
