@@ -126,7 +126,7 @@ def one(plan: Plan, dataset: Dataset, table: Table, method: str, watch: Watch) -
     """Tune one baseline on the first 30 % of the stream, then take it through all of it."""
     tuning = course_for(dataset, table, repeats=plan.repeats, every=plan.every)
     span_d = max(1.0, (tuning.events[-1].time - tuning.events[0].time) / DAY_S) if tuning.events else 1.0
-    context = Context(table, span_d, plan.repeats, plan.seed)
+    context = Context(table, span_d, tuning.first_fit(), plan.repeats, plan.seed)
     stage = f"{table}, {method}"
     tuned = tune(METHODS[method], context, tuning, plan.trials, lambda done, total: watch(f"{stage}: tune", done, total))
     course = Course.of(dataset, table, wanted=plan.wanted, repeats=plan.repeats, every=plan.every)

@@ -57,6 +57,15 @@ class Course:
         """All cases, in order."""
         return [step.case for step in self.steps if isinstance(step, Ask)]
 
+    def first_fit(self) -> int:
+        """Events that have been learned when the first list is asked for."""
+        learned = 0
+        for step in self.steps:
+            if isinstance(step, Ask):
+                break
+            learned += len(step.events)
+        return learned
+
     def unlearned(self) -> float:
         """The share of cases about an item that nobody had used when the last fit was due: no baseline can list it."""
         learned, fitted, found = 0, -1, []
