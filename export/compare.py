@@ -36,7 +36,7 @@ Watch = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is compared on. `types`: own event type -> the contract's; `trials`: the least number for tuning; `jobs`: how many
-    baselines at a time.
+    baselines at a time; `every`: share of the stream between two fits.
     """
 
     folder: Path
@@ -48,6 +48,7 @@ class Plan:
     seed: int = 0
     types: tuple[tuple[str, str], ...] = ()
     jobs: int = 1
+    every: float = EVERY
 
     def read(self) -> Dataset:
         """The data set.
@@ -85,7 +86,7 @@ def fingerprint(dataset: Dataset, plan: Plan) -> dict[str, Any]:
         "trials": plan.trials,
         "repeats": plan.repeats,
         "seed": plan.seed,
-        "refit every": EVERY,
+        "refit every": plan.every,
     }
 
 
@@ -123,12 +124,12 @@ class Kept:
 
 def one(plan: Plan, dataset: Dataset, table: Table, method: str, watch: Watch) -> Outcome:
     """Tune one baseline on the first 30 % of the stream, then take it through all of it."""
-    tuning = course_for(dataset, table, repeats=plan.repeats)
+    tuning = course_for(dataset, table, repeats=plan.repeats, every=plan.every)
     span_d = max(1.0, (tuning.events[-1].time - tuning.events[0].time) / DAY_S) if tuning.events else 1.0
-    context = Context(table, span_d, plan.repeats, plan.seed)
+    context = Context(table, span_d, tuning.first_fit(), plan.repeats, plan.seed)
     stage = f"{table}, {method}"
     tuned = tune(METHODS[method], context, tuning, plan.trials, lambda done, total: watch(f"{stage}: tune", done, total))
-    course = Course.of(dataset, table, wanted=plan.wanted, repeats=plan.repeats)
+    course = Course.of(dataset, table, wanted=plan.wanted, repeats=plan.repeats, every=plan.every)
     baseline = METHODS[method].make(tuned.params, context)
     ran = run(baseline, course, lambda done, total: watch(f"{stage}: refit", done, total))
     names = [item.item_id for item in dataset.items]

@@ -17,6 +17,7 @@ from engine.errors import BadSettings, DatasetError, Problem
 from engine.protocol import Table, stream
 from engine.space import Floats
 from export.baselines import METHODS
+from export.baselines.course import Course
 from export.compare import Kept, Outcome, Plan, compare, fingerprint
 from export.compare_report import OURS, Compared, grid, page, plain
 from export.plots import along_the_stream
@@ -68,7 +69,8 @@ def main(
         done = {o.method: (judged[table](o.lists), o) for o in outcomes if o.table == table}
         mine = own[table]
         less = {name: differences(theirs, mine) for name, (theirs, _) in done.items()} if mine else {}
-        found[table] = Compared(mine, done, less, seconds.get(table))
+        course = Course.of(dataset, table, wanted=plan.wanted, repeats=plan.repeats, every=plan.every)
+        found[table] = Compared(mine, done, less, seconds.get(table), course.unlearned())
     console = Console(width=max(WIDTH, Console().width))
     for name, one in found.items():
         console.print(grid(f"{dataset.name}, table {name}", one))

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from engine import markdown
 from engine.assess import Assessment
 from engine.bootstrap import Difference, rounded
-from engine.figures import NEW_USER_EVENTS, Figures
+from engine.figures import DIGITS, NEW_USER_EVENTS, Figures
 from engine.markdown import interval
 from export.baselines.tuning import CASES
 from export.compare import Outcome, Plan
@@ -20,7 +20,7 @@ OURS = "Headwater"
 COLUMNS = ("", "NDCG@10", "± se", "HR@10", "new users", "new items", "coverage", "trained, s", "ms a list", f"{OURS} less it (95 %)")
 PAGE = """Test-then-train in the protocol's order, with its candidates. Each baseline: tuned on the first 30 % of the stream by {trials} or
 more trials (fitted on the first 20 %, judged on about {cases} cases of the next 10 %; from 10 % on where these are too few), fitted anew on
-all events so far after each 5 % of the stream, and asked with the newest history of the user. {ours} learns event by event.
+all events so far after each {every:.0%} of the stream, and asked with the newest history of the user. {ours} learns event by event.
 
 - trained: CPU seconds of all fits after tuning; ms a list: CPU time, in batches
 - new users: with at most {few} learned events; new items: that nobody had used, which no baseline can know
@@ -30,13 +30,14 @@ all events so far after each 5 % of the stream, and asked with the newest histor
 @dataclass(frozen=True, slots=True)
 class Compared:
     """One table: our lists, if there are any, and each baseline's with what it did; `seconds`: of our run, None where it was made
-    elsewhere.
+    elsewhere; `unlearned`: share of cases about items that nobody had used when a baseline was last fitted.
     """
 
     ours: Assessment | None
     baselines: Mapping[str, tuple[Assessment, Outcome]]
     differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
     seconds: float | None = None
+    unlearned: float = 0.0
 
     def best(self) -> str:
         """The baseline with the highest NDCG@10."""
@@ -64,7 +65,7 @@ def plain(one: Compared) -> dict[str, Any]:
         if name in one.differences:
             baselines[name]["difference"] = {part: rounded(value) for part, value in one.differences[name].items()}
     ours = {"list": one.ours.figures, "more": one.ours.more, "seconds": one.seconds, "along": one.ours.along()} if one.ours else None
-    return {"ours": ours, "best": one.best() if baselines else None, "baselines": baselines}
+    return {"ours": ours, "unlearned": round(one.unlearned, DIGITS), "best": one.best() if baselines else None, "baselines": baselines}
 
 
 def rows(one: Compared) -> Iterator[tuple[object, ...]]:
@@ -107,8 +108,9 @@ def page(name: str, plan: Plan, tables: Mapping[str, Compared], picture: str, fa
         if one.ours and one.baselines:
             best = one.best()
             parts.append(f"Against the best of them, {best}:\n\n" + "\n".join(_against(one.differences[best])))
+        parts.append(f"{one.unlearned:.1%} of the cases are about an item that nobody had used when the baselines were last fitted.")
         parts.append("Parameters found:\n\n" + "\n".join(f"- {name}: {_params(one.baselines[name][1])}" for name in one.names()))
-    about = PAGE.format(trials=plan.trials, cases=f"{CASES:,}", ours=OURS, few=NEW_USER_EVENTS)
+    about = PAGE.format(trials=plan.trials, every=plan.every, cases=f"{CASES:,}", ours=OURS, few=NEW_USER_EVENTS)
     return "\n\n".join([*parts, "## How it was measured", about]) + "\n"
 
 

@@ -23,6 +23,7 @@ def compare(
     trials: Annotated[int, typer.Option(help="trials for tuning, of the slowest; quicker ones get more", min=1)] = 20,
     repeats: Annotated[bool, typer.Option("--repeats", help="items that a user had before are targets and candidates too")] = False,
     seed: Annotated[int, typer.Option(help="of all that is drawn")] = 0,
+    refit: Annotated[float, typer.Option(help="share of the stream between two fits of a baseline", min=0.001, max=1.0)] = 0.05,
     jobs: Annotated[int, typer.Option(help="baselines at a time; 0: as many as cores", min=0)] = 0,
     kept: Annotated[Path | None, typer.Option(help="folder for the baselines' lists; those of the same settings are taken again")] = None,
     json: Annotated[Path | None, typer.Option(help="file for the figures")] = None,
@@ -43,9 +44,17 @@ def compare(
     if not tables:
         raise BadSettings([Problem("table", "bad_choice", repr(table), "next, session or both", "choose one of them")])
     work, command = late("export.compare"), late("export.compare_cli")
-    folder, mapping = folder_of(dataset), mapping_of(types)
     plan = work.Plan(
-        folder, tables, tuple(method or work.METHODS), wanted, trials, repeats, seed, tuple(mapping.items()), jobs or os.cpu_count() or 1
+        folder=folder_of(dataset),
+        tables=tables,
+        methods=tuple(method or work.METHODS),
+        wanted=wanted,
+        trials=trials,
+        repeats=repeats,
+        seed=seed,
+        types=tuple(mapping_of(types).items()),
+        jobs=jobs or os.cpu_count() or 1,
+        every=refit,
     )
     data = plan.read()
     if alone:
@@ -54,7 +63,7 @@ def compare(
         made = Made({"": read_lists(ours)}, f"lists of {ours}")
     else:
         settings, console = settings_of(context), Console(stderr=True)
-        opened = open_generation(Registry(registry or settings.registry, settings.registry_cache), folder, generation, console)
+        opened = open_generation(Registry(registry or settings.registry, settings.registry_cache), plan.folder, generation, console)
         made = make_lists(data, opened, settings.registry_cache, tables=tables, wanted=wanted, repeats=repeats, out=None, console=console)
     lists = None if alone else {case: one for some in made.lists.values() for case, one in some.items()}
     command.main(

@@ -79,6 +79,8 @@ def cells_of(figures: Figures) -> Iterator[float | int | None]:
 def words(one: Judged, against: Path | None) -> str:
     """The list's other figures, and how it differs from another one, in a line each."""
     lines = [", ".join(f"{name} {value:.4f}" for name, value in one.own.more.items())]
+    if one.own.missing:
+        lines.append(f"{one.own.missing} cases have no list, and count as misses")
     lines += [f"{name.replace('_', ' ')}, less {against}: {told}" for name, told in _told(one)]
     return "\n".join(lines)
 

@@ -40,7 +40,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ALS": {"factors": 8, "iterations": 3},
     "BPR": {"factors": 8, "iterations": 10, "steps": 3},
     "EASE": {"l2": 20.0, "dropout": 0.2},
-    "SASRec": {"width": 8, "length": 10, "layers": 1, "heads": 1, "trained": 2_000, "start": "history"},
+    "SASRec": {"width": 8, "length": 10, "layers": 1, "heads": 1, "epochs": 4.0, "start": "history"},
 }
 
 
@@ -170,7 +170,7 @@ def test_sasrec_learns_a_sequence() -> None:
     starts = rng.integers(0, 12, 80)
     items = ((starts[:, None] + np.arange(6)) % 12).ravel()
     log = Log(np.repeat(np.arange(80), 6), items, np.repeat(np.arange(80), 6), times(480, 60), 12)
-    model = SASRec(width=16, length=6, layers=1, heads=1, dropout=0.1, learning_rate=1e-2, trained=20_000, batch=100)
+    model = SASRec(width=16, length=6, layers=1, heads=1, dropout=0.1, learning_rate=1e-2, epochs=40.0, batch=100)
     model.fit(log)
     asked = Asked.of([[Past((n + k) % 12, 0, 60.0 * k) for k in range(3)] for n in range(12)], [180.0] * 12)
     assert model.scores(asked).argmax(1).tolist() == [(n + 3) % 12 for n in range(12)]
@@ -238,7 +238,7 @@ def test_a_list_fits_the_newest_history(name: str) -> None:
     kinds = rng.integers(0, 2, 120)
     items = np.array([rng.choice(10, 5, replace=False) + 10 * kind for kind in kinds]).ravel()
     log = Log(np.repeat(np.arange(120), 5), items, np.repeat(np.arange(120), 5), times(600, 60), 20)
-    model = made(name, trained=20_000) if name == "SASRec" else made(name)
+    model = made(name, epochs=30.0) if name == "SASRec" else made(name)
     model.fit(log)
     asked = Asked.of([[Past(3, 0, 0.0), Past(4, 0, 1.0)], [Past(13, 0, 0.0), Past(14, 0, 1.0)]], [2.0, 2.0])
     scores = model.scores(asked)

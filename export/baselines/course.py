@@ -20,7 +20,7 @@ from engine.space import Floats
 from export.baselines.log import DEPTH, Asked, Baseline, Ints, Log, Past
 
 EVERY = 0.05
-"""Share of the stream between two fits."""
+"""Share of the stream between two fits, if nothing else is wanted."""
 BATCH = 256
 """Lists made at a time."""
 LISTED = 100
@@ -57,6 +57,30 @@ class Course:
         """All cases, in order."""
         return [step.case for step in self.steps if isinstance(step, Ask)]
 
+    def first_fit(self) -> int:
+        """Events that have been learned when the first list is asked for."""
+        learned = 0
+        for step in self.steps:
+            if isinstance(step, Ask):
+                break
+            learned += len(step.events)
+        return learned
+
+    def unlearned(self) -> float:
+        """The share of cases about an item that nobody had used when the last fit was due: no baseline can list it."""
+        learned, fitted, found = 0, -1, []
+        used: set[int] = set()
+        known: set[int] = set()
+        for step in self.steps:
+            if isinstance(step, Learn):
+                used.update(event.item for event in step.events)
+                learned += len(step.events)
+                continue
+            if learned // self.refit != fitted:
+                fitted, known = learned // self.refit, set(used)
+            found.append(step.case.target not in known)
+        return sum(found) / len(found) if found else 0.0
+
     @classmethod
     def of(
         cls,
@@ -67,9 +91,10 @@ class Course:
         repeats: bool = False,
         share: float = 1.0,
         first: float | None = None,
+        every: float = EVERY,
     ) -> Course:
         """Lay out a table. `share`: only the first part of the stream's events; `first`: share of the stream before the first case, None:
-        the protocol's.
+        the protocol's; `every`: share of the stream between two fits.
         """
         whole = stream(dataset)
         events = whole[: int(len(whole) * share)]
@@ -99,7 +124,7 @@ class Course:
             users,
             {event.row: number for number, step in enumerate(cut) for event in step},
             relevant,
-            max(1, int(len(whole) * EVERY)),
+            max(1, int(len(whole) * every)),
             repeats,
         )
 

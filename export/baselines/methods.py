@@ -19,14 +19,19 @@ from export.baselines.rows import UNITS
 from export.baselines.sasrec import STARTS, TARGETS, SASRec
 
 Params = Mapping[str, Any]
+MOST_TRAINED = 1_000_000
+"""Events that a neural model's first fit goes through at most, all epochs together, but for what eight epochs take: half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a method is made and tuned for. `span_d`: days that the events for tuning take, the scale of half-lives."""
+    """What a method is made and tuned for. `span_d`: days that the events for tuning take, the scale of half-lives; `events`: how many the
+    first fit of a trial learns.
+    """
 
     table: Table
     span_d: float
+    events: int = 1_000
     repeats: bool = False
     seed: int = 0
     threads: int = 1
@@ -141,7 +146,7 @@ def _sasrec(trial: BaseTrial, context: Context) -> Params:
         "dropout": trial.suggest_float("dropout", 0.1, 0.6),
         "learning_rate": trial.suggest_float("learning_rate", 5e-4, 8e-3, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.5, log=True),
-        "trained": trial.suggest_int("trained", 100_000, 1_000_000, log=True),
+        "epochs": trial.suggest_float("epochs", 2.0, max(8.0, min(60.0, MOST_TRAINED / max(1, context.events))), log=True),
         "refit": trial.suggest_float("refit", 0.1, 0.4),
         "start": trial.suggest_categorical("start", STARTS),
         "half_life_d": _days(trial, "half_life_d", context),
@@ -208,8 +213,8 @@ METHODS: Mapping[str, Method] = {
         lambda p, c: _built(SASRec, p, repeats=c.repeats, seed=c.seed, threads=c.threads),
         _sasrec,
         tuple(
-            {**_SMALL, "learning_rate": 2e-3, "start": start, "trained": trained, "target": target}
-            for start, trained, target in (("history", 250_000, "item"), ("session", 800_000, "session"), ("random", 500_000, "session"))
+            {**_SMALL, "learning_rate": 2e-3, "start": start, "epochs": epochs, "target": target}
+            for start, epochs, target in (("history", 8.0, "item"), ("session", 8.0, "session"), ("random", 8.0, "session"))
         ),
     ),
 }

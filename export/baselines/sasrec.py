@@ -40,8 +40,6 @@ SPREAD = 0.02
 GAPS = 34
 """Times from an event to the question, by their logarithm to base 2 in seconds: the last is 2^33 s, 272 years."""
 CLIP = 1.0
-EPOCHS = 60
-"""Times that a fit goes through a log at most: more than this learns it by heart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +154,8 @@ def buckets(seconds: NDArray[np.float64]) -> Ints:
 
 @dataclass
 class SASRec:
-    """`trained`: events that the first fit goes through, as often as that needs, and `refit` times as many in each later one; `negatives`:
-    items drawn for a batch, all at or above the number that have been used; `batch`: events, about.
+    """`epochs`: times that the first fit goes through the log; each later one `refit` times as often. `negatives`: items drawn for a batch,
+    all at or above the number that have been used; `batch`: events, about.
     """
 
     width: int = 64
@@ -169,8 +167,8 @@ class SASRec:
     weight_decay: float = 0.0
     negatives: int = 512
     batch: int = 500
-    trained: int = 200_000
-    refit: float = 0.2
+    epochs: float = 20.0
+    refit: float = 0.25
     target: Target = "item"
     start: Start = "random"
     half_life_d: float | None = None
@@ -197,15 +195,15 @@ class SASRec:
         known = np.flatnonzero(counts)
         if self.start != "random":
             _place(self.network, cooccurrence(log, self.start), known, before)
-        self._train(log, known, round(self.trained * (1.0 if first else self.refit)))
+        self._train(log, known, self.epochs * (1.0 if first else self.refit))
 
-    def _train(self, log: Log, known: Ints, events: int) -> None:
+    def _train(self, log: Log, known: Ints, epochs: float) -> None:
         network = self.network
         if network is None:
             return
         optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, betas=(0.9, 0.98), weight_decay=self.weight_decay)
-        steps = math.ceil(min(events, EPOCHS * len(log)) / self.batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps + 1, pct_start=0.1)
+        steps = math.ceil(epochs * len(log) / self.batch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
         taken = 0
         network.train()
         while taken < steps:
@@ -292,6 +290,16 @@ class SASRec:
         found: Floats = (vectors @ network.items.weight[: self.size].T + network.bias.weight[: self.size, 0]).numpy()
         found[:, self.unknown] = -np.inf
         return found
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The share of the learning rate at a step: up over the first tenth, then down along a cosine, to 0 behind the last.
+
+    >>> [round(rate_at(step, 20), 3) for step in (0, 1, 2, 11, 20)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    warm = max(1, steps // 10)
+    return (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator] # as above

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from engine.dataset import Dataset
 from engine.protocol import WARM, Table
-from export.baselines.course import Course, Watch, quality, run, silent
+from export.baselines.course import EVERY, Course, Watch, quality, run, silent
 from export.baselines.methods import Context, Method
 
 TRIALS = 20
@@ -38,11 +38,11 @@ class Tuned:
     seconds: float
 
 
-def course_for(dataset: Dataset, table: Table, *, repeats: bool = False, cases: int = CASES) -> Course:
+def course_for(dataset: Dataset, table: Table, *, repeats: bool = False, cases: int = CASES, every: float = EVERY) -> Course:
     """The first 30 % of the stream, and about so many cases in the part that is kept for them."""
     found: Course | None = None
     for first in FIRST:
-        found = Course.of(dataset, table, wanted=cases, repeats=repeats, share=WARM, first=first)
+        found = Course.of(dataset, table, wanted=cases, repeats=repeats, share=WARM, first=first, every=every)
         if len(found.cases) >= min(FEWEST, cases):
             break
     assert found is not None  # noqa: S101 - FIRST is not empty
