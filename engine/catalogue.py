@@ -72,8 +72,8 @@ class Catalogue:
     `hashes` (N,) uint64: hash64 of the ids; `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms:
     `available_from`, 0 without one;
     `creators` (N,) int32: 0 for none; `days` (N,) float32: the date of publication, else of availability, in days since the epoch, 0 for
-    none. `space`: the text vectors, by the same index; `filed`: categories and tags; `titled`: words of the titles. `version` counts changes
-    of entries.
+    none. `space`: the text vectors, by the same index; `filed`: categories and tags; `categories`: these alone; `titled`: words of the
+    titles. `version` counts changes of entries.
     """
 
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
@@ -88,7 +88,8 @@ class Catalogue:
         self.days = np.zeros(capacity, np.float32)
         self.version = 0
         self._creator_codes: dict[str, int] = {"": 0}
-        self.filed, self.titled = TermIndex(), TermIndex()
+        self.filed, self.categories, self.titled = TermIndex(), TermIndex(), TermIndex()
+        self._indexes = (self.filed, self.categories, self.titled)
         self._followers: list[Callable[[int], None]] = []
         self._watchers: list[Callable[[int, Item | None], None]] = []
 
@@ -121,8 +122,8 @@ class Catalogue:
             at = self.index[key] = len(self.items)
             self.places.put(key, at)
             self.items.append(None)
-            self.filed.add()
-            self.titled.add()
+            for index in self._indexes:
+                index.add()
             if at >= self.capacity:
                 self._grow(2 * self.capacity)
             self.hashes[at] = key
@@ -136,6 +137,7 @@ class Catalogue:
         self.since[at] = item.available_from or 0
         self.creators[at] = self._creator_codes.setdefault(item.creator, len(self._creator_codes))
         self.filed.put(at, map(str.lower, (*item.categories, *item.tags)))
+        self.categories.put(at, map(str.lower, item.categories))
         self.titled.put(at, words(item.title))
         self.version += 1
         date = item.published_at if item.published_at is not None else item.available_from
@@ -150,8 +152,8 @@ class Catalogue:
         if at is not None:
             self.listable[at] = False
             before, self.items[at] = self.items[at], None
-            self.filed.put(at, ())
-            self.titled.put(at, ())
+            for index in self._indexes:
+                index.put(at, ())
             self.version += 1
             for changed in self._watchers:
                 changed(at, before)

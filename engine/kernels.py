@@ -94,7 +94,9 @@ class Tastes(NamedTuple):
 
 class Asks(NamedTuple):
     """What is to be listed for each of them: `k` items of those that `masks[mask[b]]` allows but for `hidden` (indices, -1: none), or
-    where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted.
+    where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted;
+    `shift[b]`: row of `shifts` to add as well, or -1, which is told elsewhere; `pins`: of the items that each of the list's pins matches
+    the best one is picked, whatever its score.
     """
 
     k: Array
@@ -108,6 +110,10 @@ class Asks(NamedTuple):
     extra: Array
     extras: Array
     told: Array
+    shift: Array
+    shifts: Array
+    pin_start: Array
+    pins: Array
 
 
 class Picked(NamedTuple):
@@ -420,9 +426,32 @@ def strongest(hashes: Array, pool: Array, scores: Array, allowed: Array, most: i
 
 
 @kernel
+def with_pins(hashes: Array, pins: Array, scores: Array, allowed: Array, out: Array, kept: int) -> int:
+    """Add the best allowed item of each pin, (P, N) what they match, that is not picked yet and no earlier pin's; how many there are."""
+    taken = np.empty(len(pins), np.int64)
+    for p in range(len(pins)):
+        best = -1
+        for i in range(len(scores)):
+            if allowed[i] and pins[p, i]:
+                better = best < 0 or scores[i] > scores[best] or (scores[i] == scores[best] and hashes[i] < hashes[best])
+                for q in range(p):
+                    better = better and taken[q] != i
+                if better:
+                    best = i
+        taken[p] = best
+        known = best < 0
+        for c in range(kept):
+            known = known or out[c] == best
+        if not known:
+            out[kept] = best
+            kept += 1
+    return kept
+
+
+@kernel
 def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, most: int, picked: Picked) -> None:
-    """The strongest items of each list by the linear score, `most` of them or as many as are asked for. `weights` (situations, F), `base`
-    (situations, N) float32.
+    """The strongest items of each list by the linear score, `most` of them or as many as are asked for, and those of pins. `weights`
+    (situations, F), `base` (situations, N) float32.
     """
     n = len(world.cold)
     every, nowhere = np.arange(n, dtype=np.int32), np.full(n, -1, np.int32)
@@ -447,6 +476,9 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
         if asks.extra[b] >= 0:
             for i in range(m):
                 scores[i] += asks.extras[asks.extra[b], pool[i]]
+        if asks.shift[b] >= 0:
+            for i in range(m):
+                scores[i] += asks.shifts[asks.shift[b], pool[i]]
         if asks.fixed[b]:
             allowed[:m] = True
             kept = strongest(world.hashes, pool, scores[:m], allowed[:m], m, out)
@@ -458,6 +490,7 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
                 if at >= 0:
                     allowed[at] = False
             kept = strongest(world.hashes, pool, scores, allowed, max(most, asks.k[b]), out) if asks.k[b] else 0
+            kept = with_pins(world.hashes, asks.pins[asks.pin_start[b] : asks.pin_start[b + 1]], scores, allowed, out, kept)
         picked.count[b] = kept
         for c in range(kept):
             picked.items[b, c] = pool[out[c]]
@@ -609,6 +642,8 @@ def tell(
         for i in range(lists.count[b]):
             item = lists.best[b, i]
             total, popular = lists.score[b, i], 0.0
+            if asks.shift[b] >= 0:
+                total -= np.float64(asks.shifts[asks.shift[b], item])
             if asks.extra[b] >= 0:
                 asked = np.float64(asks.extras[asks.extra[b], item])
                 add_part(asked, QUERY, -1, lists, b, i, digits)
