@@ -1,6 +1,11 @@
-"""Which events the ranker learns from. Pure rules of the event itself and of how many went before; the learning is in `engine.ranker`."""
+"""Which events the ranker learns from, and when others' lists know of them. Pure rules; the learning is in `engine.ranker`."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from engine.errors import BadSettings, Problem
 
 FIRST = 8_000
 """Events that all become examples; at 1 ms each this is 8 s in the life of an installation."""
@@ -16,3 +21,41 @@ def learns_from(key: int, events: int, first: int = FIRST) -> bool:
     (True, False, True)
     """
     return key % max(1, events // first) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """How long lists do not know what others learn of an event: until `events` further events have come, and `seconds` of the stream's own
+    time have gone by. A user's own row is never late.
+    """
+
+    events: float = 0.0
+    seconds: float = 0.0
+
+    def over(self, events: float, seconds: float) -> bool:
+        """Whether lists know an event after which `events` others came, `seconds` ago.
+
+        >>> Delay(events=2).over(1, 3600.0), Delay(events=2).over(2, 0.0), Delay().over(0, 0.0)
+        (False, True, True)
+        """
+        return events >= self.events and seconds >= self.seconds
+
+    @classmethod
+    def of(cls, text: str) -> Delay:
+        """A delay from text: seconds of the stream's time, or a number of events.
+
+        >>> Delay.of("1.5"), Delay.of("300events"), Delay.of("inf")
+        (Delay(events=0.0, seconds=1.5), Delay(events=300.0, seconds=0.0), Delay(events=0.0, seconds=inf))
+
+        Raises:
+            BadSettings: it is neither.
+        """
+        found = _DELAY.fullmatch(text.strip())
+        if found is None:
+            expected = "seconds of the stream's time, or a number of events"
+            raise BadSettings([Problem("learning-delay", "bad_delay", repr(text), expected, "write --learning-delay 1.5, or 300events")])
+        number = float(found[1])
+        return cls(events=number) if found[2] == "events" else cls(seconds=number)
+
+
+_DELAY = re.compile(r"(\d+(?:\.\d+)?|inf) *(s|events)?")

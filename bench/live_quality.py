@@ -1,0 +1,411 @@
+"""The same lists live: a recorded stream through Apache Kafka and two workers, and the same cases evaluated with the delay measured there.
+
+Rows go out at a steady rate, in the protocol's order. Before a case's row goes, its user asks for a list on `requests`, once all earlier
+rows of that user are in (`after_event_id`); the row goes when the answer is there. A worker's now is the time of the newest event
+(`ListMaker.stream_time`), as nobody tells it the case's, so the evaluation beside it takes the same (`Evaluation.as_live`).
+
+How late lists know what others learned is watched in both workers: rows sent less uses counted there (`headwater_known_uses`), and less
+rows whose examples are in the weights there (`headwater_ranker_examples`). By Little's law its mean is the delay in events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
+from numpy.typing import NDArray
+
+from bench.command import _broker
+from engine.assess import Assessment, Listed, assess, differences, line_of
+from engine.bootstrap import rounded
+from engine.dataset import Dataset, Row, read
+from engine.errors import HeadwaterError
+from engine.evaluate import Evaluation
+from engine.generation import Generation
+from engine.learning import Delay
+from engine.protocol import Ask, Case, operations, stream
+from engine.records import TIME_MIN_MS
+from engine.registry import Registry
+from engine.timestamps import ms_rfc3339
+from engine.vectors import catalogue_vectors
+from streams import replay, security, topics
+from streams.arguments import folder_of
+from streams.demo import generation_for
+from streams.evaluation import writing
+from streams.generations import activate
+from streams.processes import Children, free_port
+from streams.settings import Settings, load
+
+WORKERS, PARTITIONS = 2, 4
+USES, EXAMPLES = "headwater_known_uses", "headwater_ranker_examples"
+SHARE, RATE, CASES = 1.0, 150.0, 6_000
+"""The default: all of ifdb-played in four minutes, and as many cases as `headwater evaluate` asks."""
+EXAMPLES_PER_S = 1_000.0
+"""A worker's limit of examples, so high that it drops none: at the stream's own pace, 0.0001 events/s, the default never does."""
+LOOK_S = 0.2
+ANSWER_S = 20.0
+WARM_UP = 0.1
+"""Share of the rows after which delays are measured: workers and broker have found their pace."""
+DEPTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the workers knew when `sent` rows were out: uses counted and examples learned, of the worker that knew least."""
+
+    sent: int
+    uses: int
+    examples: int
+
+
+class Workers:
+    """Two workers of an installation of their own, and what they say of themselves."""
+
+    def __init__(self, bootstrap: str, registry: str, folder: Path, children: Children) -> None:
+        self._children, self._folder = children, folder
+        common = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")} | {
+            "HEADWATER_BROKER": f"kafka://{bootstrap}",
+            "HEADWATER_PREFIX": f"live{time.time_ns() // 1_000_000}.",
+            "HEADWATER_REGISTRY": str(Path(registry).resolve()),
+            "HEADWATER_PARTITIONS": str(PARTITIONS),
+            "HEADWATER_EXAMPLES_PER_S": str(EXAMPLES_PER_S),
+            "HEADWATER_LOG_LEVEL": "warning",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        self._ports = [free_port() for _ in range(WORKERS)]
+        self._environs = [
+            {**common, "HEADWATER_STATE_DIR": str(folder / f"state{n}"), "HEADWATER_WEB_PORT": str(port)}
+            for n, port in enumerate(self._ports)
+        ]
+        self.settings: Settings = load(self._environs[0])
+        self.names = topics.Names.under(self.settings.prefix)
+        topics.create(topics.admin(self.settings), topics.topics(self.settings))
+
+    def start(self) -> None:
+        """Start one after the other; each is ready once it owns partitions.
+
+        Raises:
+            HeadwaterError: one is not ready in time.
+        """
+        for n, (environ, port) in enumerate(zip(self._environs, self._ports, strict=True)):
+            child = self._children.start(f"worker {n}", ["worker"], environ, self._folder / f"worker{n}.log")
+            child.until_ready(f"http://127.0.0.1:{port}/readyz", seconds=120)
+
+    def figures(self) -> list[Mapping[str, float]]:
+        """Per worker: metric -> sum over its labels, of counters and gauges; of histograms' sums and counts by their labels, too."""
+        self._children.check()
+        found = []
+        for port in self._ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+            sums: dict[str, float] = {}
+            for name, labels, value in re.findall(r"^(\w+)(\{.*\})? (\S+)$", text, re.MULTILINE):
+                for key in {name, name + labels}:
+                    sums[key] = sums.get(key, 0.0) + float(value)
+            found.append(sums)
+        return found
+
+
+@dataclass
+class Client:
+    """Sends rows and asks for lists, as a site does; one thread."""
+
+    settings: Settings
+    name: str
+    sent: int = 0
+    asked: int = 0
+    again: int = 0
+    latest: dict[str, str] = field(default_factory=dict)  # user -> id of the newest event
+    waited: list[float] = field(default_factory=list)  # s, from a request to its answer
+
+    def __post_init__(self) -> None:
+        self.names = topics.Names.under(self.settings.prefix)
+        config = security.librdkafka(self.settings)
+        self._producer = Producer({**config, "acks": "all", "linger.ms": 0, "partitioner": "murmur2_random"})
+        self._consumer = Consumer({**config, "group.id": "bench-live", "enable.auto.commit": False, "fetch.wait.max.ms": 100})
+        self._consumer.assign([TopicPartition(self.names.responses, p, OFFSET_END) for p in range(PARTITIONS)])
+        self._consumer.poll(1.0)
+
+    def send(self, row: Row) -> None:
+        """Send a row."""
+        key, value = replay.event_record(self.name, row)
+        self._producer.produce(self.names.events, value, key)
+        self._producer.poll(0)
+        self.latest[row.user] = msgspec.json.decode(value)["event_id"]
+        self.sent += 1
+
+    def ask(self, case: Case) -> tuple[str, ...]:
+        """The list for a case, once it covers all events of the user that were sent.
+
+        Raises:
+            HeadwaterError: no such answer in time.
+        """
+        began = time.perf_counter()
+        ms = round(case.time * 1000)
+        while time.perf_counter() - began < ANSWER_S:
+            self.asked += 1
+            request = {
+                "request_id": f"{case.id}/{self.asked}",
+                "user_id": case.user,
+                "timestamp": ms if ms >= TIME_MIN_MS else ms_rfc3339(ms),
+                "k": DEPTH,
+                "after_event_id": self.latest[case.user],
+            }
+            self._producer.produce(self.names.requests, msgspec.json.encode(request), case.user.encode())
+            self._producer.flush(ANSWER_S)
+            found = self._answer(request["request_id"], began)
+            if found and not found.get("stale"):
+                self.waited.append(time.perf_counter() - began)
+                return tuple(one["item_id"] for one in found["items"])
+            self.again += 1
+        raise HeadwaterError("no_answer", f"no list for {case.id} in {ANSWER_S:g} s", "a list", "read the workers' logs")
+
+    def close(self) -> None:
+        """Wait until all is acknowledged, and leave."""
+        self._producer.flush(ANSWER_S)
+        self._consumer.close()
+
+    def _answer(self, request_id: Any, began: float) -> dict[str, Any] | None:
+        while time.perf_counter() - began < ANSWER_S:
+            message = self._consumer.poll(0.1)
+            if message is not None and message.error() is None:
+                found: dict[str, Any] = msgspec.json.decode(message.value())
+                if found["request_id"] == request_id:
+                    return found
+        return None
+
+
+@contextmanager
+def watched(workers: Workers, client: Client) -> Iterator[list[Look]]:
+    """Look at the workers several times a second meanwhile."""
+    looks: list[Look] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_S):
+            before = client.sent
+            found = workers.figures()
+            sent = (before + client.sent) // 2
+            looks.append(Look(sent, *(int(min(one[name] for one in found)) for name in (USES, "headwater_ranker_examples"))))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield looks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def examples_of(data: Dataset, rows: Sequence[Row]) -> NDArray[np.int64]:
+    """(R + 1,) how many examples the first rows make: of a user with earlier ones, about an item that is new to the user and was open."""
+    used: set[int] = set()
+    seen: dict[str, set[int]] = {}
+    made = [0]
+    for row in rows:
+        own, since = seen.setdefault(row.user, set()), data.available_from[row.item]
+        is_open = row.item in used or since is None or since <= row.time
+        made.append(made[-1] + (bool(own) and row.item not in own and is_open))
+        used.add(row.item)
+        own.add(row.item)
+    return np.array(made)
+
+
+def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dict[str, Listed], dict[str, Any]]:
+    """Send the stream and ask its cases: their lists, and what was measured."""
+    rows = stream(data)
+    client = Client(workers.settings, data.name)
+    lists: dict[str, Listed] = {}
+    late = 0.0
+    with watched(workers, client) as looks:
+        began = time.perf_counter()
+        for step in operations(rows, "next", wanted):
+            if isinstance(step, Ask):
+                _sleep_until(began + client.sent / rate)
+                lists[step.case.id] = Listed(client.ask(step.case))
+            else:
+                due = began + client.sent / rate
+                _sleep_until(due)
+                late = max(late, time.perf_counter() - due)
+                client.send(step.events[0])
+                if client.sent % 5_000 == 0:
+                    _say(f"  {client.sent:,} of {len(rows):,} events, {len(lists):,} lists, {time.perf_counter() - began:.0f} s")
+        seconds = time.perf_counter() - began
+        client.close()
+    figures = workers.figures()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and any(one[USES] < len(rows) for one in figures):
+        time.sleep(LOOK_S)
+        figures = workers.figures()
+    time.sleep(3.0)  # the learner's last second
+    figures = workers.figures()
+    made = examples_of(data, rows)
+    steady = [look for look in looks if WARM_UP * len(rows) < look.sent < len(rows)]
+    uses = np.array([look.sent - look.uses for look in steady])
+    weights = np.array([look.sent - int(np.searchsorted(made, look.examples)) for look in steady])
+    per_s = len(rows) / seconds
+
+    def waited(kind: str) -> float:
+        """Mean wait (s) of an item's statistics for being published."""
+        name = "headwater_item_stats_wait_seconds"
+        total, count = (sum(one.get(f'{name}_{part}{{kind="{kind}"}}', 0.0) for one in figures) for part in ("sum", "count"))
+        return total / max(1.0, count)
+
+    counted = float(uses.mean())
+    measured = {
+        "events": len(rows),
+        "seconds": round(seconds, 1),
+        "events_per_s": round(per_s, 1),
+        "late_s": round(late, 3),
+        "asked_again": client.again,
+        "answer_ms": {name: round(float(np.quantile(client.waited, q)) * 1000, 1) for name, q in (("p50", 0.5), ("p99", 0.99))},
+        "uses_counted": [int(one[USES]) for one in figures],
+        "examples": {"expected": int(made[-1]), "learned": [int(one[EXAMPLES]) for one in figures]},
+        "delay_events": {
+            "counts": round(counted, 1),
+            "neighbours": round(counted + (waited("neighbours") - waited("counts")) * per_s, 1),
+            "weights": round(float(weights.mean()), 1),
+        },
+        "delay_events_p95": {name: round(float(np.quantile(one, 0.95)), 1) for name, one in (("counts", uses), ("weights", weights))},
+    }
+    measured["delay_s"] = {name: round(events / per_s, 3) for name, events in measured["delay_events"].items()}
+    return lists, measured
+
+
+def offline(data: Dataset, vectors: Any, wanted: int, delay: Delay) -> tuple[dict[str, Listed], int]:
+    """The lists that the evaluation makes for the same cases, and how many examples it learned."""
+    run = Evaluation(data, vectors, delay=delay, first=len(data.rows), as_live=True)
+    lists = {answer.case.id: Listed(answer.items[:DEPTH]) for answer in run.answers("next", wanted)}
+    return lists, run.learned
+
+
+def same(one: Mapping[str, Listed], other: Mapping[str, Listed]) -> dict[str, float]:
+    """Shares of cases with the same first ten in the same order, with the same first, and of items that stand in both first tens."""
+    pairs = [(a.items[:DEPTH], other[case].items[:DEPTH]) for case, a in one.items()]
+    return {
+        "equal": round(float(np.mean([a == b for a, b in pairs])), 4),
+        "first_equal": round(float(np.mean([a[:1] == b[:1] for a, b in pairs])), 4),
+        "overlap": round(float(np.mean([len(set(a) & set(b)) / max(1, len(a)) for a, b in pairs])), 4),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments ask for; the exit status: 1 where the interval of the difference leaves zero out."""
+    parser = argparse.ArgumentParser(prog="python -m bench.live_quality", description=__doc__)
+    parser.add_argument("dataset", nargs="?", default="ifdb-played", help="a data-set folder, or the name of one in data/")
+    parser.add_argument("--share", type=float, default=SHARE, help="the first share of its events")
+    parser.add_argument("--rate", type=float, default=RATE, help="events a second")
+    parser.add_argument("--evaluate", type=int, default=CASES, help="cases, about")
+    parser.add_argument("--broker", choices=("kafka", "embedded"), default="kafka")
+    parser.add_argument("--registry", default="var/registry", help="where a generation of this catalogue is, or is exported to")
+    parser.add_argument("--json", type=Path, default=Path("var/live-quality.json"), help="file for the figures")
+    parser.add_argument("--keep", type=Path, help="folder for the lists of both, as `headwater evaluate --predictions` writes them")
+    options = parser.parse_args(arguments)
+    folder = folder_of(options.dataset)
+    whole = read(folder)
+    rows = stream(whole)
+    data = replace(whole, rows=tuple(rows[: round(options.share * len(rows))]))
+    report: dict[str, Any] = {
+        "dataset": data.name,
+        "share": options.share,
+        "rate": options.rate,
+        "workers": WORKERS,
+        "broker": options.broker,
+    }
+    with ExitStack() as stack:
+        children = stack.enter_context(Children())
+        generation = _generation(options.registry, folder, whole, children)
+        bootstrap = stack.enter_context(_broker(options.broker))
+        if not bootstrap:
+            return 1
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-bench-live-", ignore_cleanup_errors=True)))
+        stack.callback(children.stop)  # before their folder goes
+        workers = Workers(bootstrap, options.registry, place, children)
+        producer = replay.producer_of(workers.settings)
+        replay.replay_items(data, producer, topic=workers.names.items)
+        producer.close(timeout=20)
+        activate(workers.settings, generation.id, by="bench", reason="measuring", at_ms=0)
+        workers.start()
+        _say(f"{len(data.rows):,} events of {data.name} at {options.rate:g}/s through {options.broker} and {WORKERS} workers")
+        listed, report["live"] = live(workers, data, options.rate, options.evaluate)
+    delay = round(max(report["live"]["delay_events"].values()))
+    vectors = catalogue_vectors(generation, data.items, Path("var/cache"), threads=os.cpu_count() or 1)
+    _say(f"  delays in events: {report['live']['delay_events']}; evaluating with --learning-delay {delay}events")
+    made, learned = offline(data, vectors, options.evaluate, Delay(events=delay))
+    report["offline"] = {"learning_delay_events": delay, "examples": learned}
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        for name, lists in (("live", listed), ("offline", made)):
+            with writing(options.keep / f"{name}.jsonl.gz") as out:
+                out.writelines(line_of(case, one.items) for case, one in lists.items()) if out else None
+    sure = _compare(report, data, options.evaluate, listed, made)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return int(sure)
+
+
+def _compare(report: dict[str, Any], data: Dataset, wanted: int, live_lists: Mapping[str, Listed], made: Mapping[str, Listed]) -> bool:
+    """Judge both, note it in the report, and print it; whether they differ for sure."""
+    ours: Assessment = assess(data, "next", live_lists, wanted=wanted)
+    theirs = assess(data, "next", made, wanted=wanted)
+    found = differences(theirs, ours)
+    report["cases"] = len(ours.cases)
+    report["NDCG@10"] = {"live": ours.figures["NDCG@10"], "offline": theirs.figures["NDCG@10"]}
+    report["live_less_offline"] = {name: rounded(one) for name, one in found.items()}
+    report["lists"] = same(live_lists, made)
+    one, measured, alike = found["all"], report["live"], report["lists"]
+    _say(
+        f"  {measured['events']:,} events in {measured['seconds']} s ({measured['events_per_s']}/s), late by {measured['late_s']} s at most"
+    )
+    _say(f"  answers {measured['answer_ms']} ms; {measured['asked_again']} asked again")
+    _say(f"  counted {measured['uses_counted']}, examples {measured['examples']} (offline {report['offline']['examples']})")
+    for name, seconds in measured["delay_s"].items():
+        _say(f"  {name} known after {seconds:.2f} s, {measured['delay_events'][name]:g} events")
+    _say(
+        f"  NDCG@10 live {one.other:.4f}, offline {one.one:.4f}; difference {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], "
+        f"{one.cases:,} cases of {one.users:,} users"
+    )
+    _say(
+        f"  same first ten {report['lists']['equal']:.1%}, same first {report['lists']['first_equal']:.1%}, {report['lists']['overlap']:.1%} of items"
+    )
+    return one.sure
+
+
+def _generation(url: str, folder: Path, data: Dataset, children: Children) -> Generation:
+    """The registry's generation of this catalogue; exported if there is none."""
+    registry = Registry(url)
+    if generation_for(registry, data.items) is None:
+        _say(f"no generation for this catalogue in {url}: exporting one, about a minute")
+        children.run("headwater export", ["export", "--catalogue", str(folder), "--registry", url], os.environ)
+    manifest = generation_for(registry, data.items)
+    if manifest is None:
+        raise HeadwaterError("no_generation", f"none for this catalogue in {url}", "one that was just exported", "run `headwater export`")
+    return Generation.open(registry.fetch(manifest.id))
+
+
+def _sleep_until(due: float) -> None:
+    while (left := due - time.perf_counter()) > 0:
+        time.sleep(left)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
