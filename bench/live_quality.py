@@ -37,7 +37,7 @@ from engine.dataset import Dataset, Row, read
 from engine.errors import HeadwaterError
 from engine.evaluate import Evaluation
 from engine.generation import Generation
-from engine.learning import Delay
+from engine.learning import Delay, Delays
 from engine.protocol import Ask, Case, operations, stream
 from engine.records import TIME_MIN_MS
 from engine.registry import Registry
@@ -287,9 +287,9 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
     return lists, measured
 
 
-def offline(data: Dataset, vectors: Any, wanted: int, delay: Delay) -> tuple[dict[str, Listed], int]:
+def offline(data: Dataset, vectors: Any, wanted: int, delays: Delays) -> tuple[dict[str, Listed], int]:
     """The lists that the evaluation makes for the same cases, and how many examples it learned."""
-    run = Evaluation(data, vectors, delay=delay, first=len(data.rows), as_live=True)
+    run = Evaluation(data, vectors, delays=delays, first=len(data.rows), as_live=True)
     lists = {answer.case.id: Listed(answer.items[:DEPTH]) for answer in run.answers("next", wanted)}
     return lists, run.learned
 
@@ -343,11 +343,13 @@ def main(arguments: Sequence[str]) -> int:
         workers.start()
         _say(f"{len(data.rows):,} events of {data.name} at {options.rate:g}/s through {options.broker} and {WORKERS} workers")
         listed, report["live"] = live(workers, data, options.rate, options.evaluate)
-    delay = round(max(report["live"]["delay_events"].values()))
+    known = report["live"]["delay_events"]
+    counts, weights = round(max(known["counts"], known["neighbours"])), round(known["weights"])
+    option = f"{counts}events,{weights}events"
+    _say(f"  evaluating with --learning-delay {option}")
     vectors = catalogue_vectors(generation, data.items, Path("var/cache"), threads=os.cpu_count() or 1)
-    _say(f"  delays in events: {report['live']['delay_events']}; evaluating with --learning-delay {delay}events")
-    made, learned = offline(data, vectors, options.evaluate, Delay(events=delay))
-    report["offline"] = {"learning_delay_events": delay, "examples": learned}
+    made, learned = offline(data, vectors, options.evaluate, Delays(Delay(events=counts), Delay(events=weights)))
+    report["offline"] = {"learning_delay": option, "examples": learned}
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         for name, lists in (("live", listed), ("offline", made)):
@@ -369,20 +371,14 @@ def _compare(report: dict[str, Any], data: Dataset, wanted: int, live_lists: Map
     report["live_less_offline"] = {name: rounded(one) for name, one in found.items()}
     report["lists"] = same(live_lists, made)
     one, measured, alike = found["all"], report["live"], report["lists"]
-    _say(
-        f"  {measured['events']:,} events in {measured['seconds']} s ({measured['events_per_s']}/s), late by {measured['late_s']} s at most"
-    )
-    _say(f"  answers {measured['answer_ms']} ms; {measured['asked_again']} asked again")
-    _say(f"  counted {measured['uses_counted']}, examples {measured['examples']} (offline {report['offline']['examples']})")
+    pace = f"{measured['seconds']} s ({measured['events_per_s']}/s, late by {measured['late_s']} s at most)"
+    _say(f"  {measured['events']:,} events in {pace}; answers {measured['answer_ms']} ms, {measured['asked_again']} asked again")
+    _say(f"  uses counted {measured['uses_counted']}, examples {measured['examples']} (offline {report['offline']['examples']})")
     for name, seconds in measured["delay_s"].items():
         _say(f"  {name} known after {seconds:.2f} s, {measured['delay_events'][name]:g} events")
-    _say(
-        f"  NDCG@10 live {one.other:.4f}, offline {one.one:.4f}; difference {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], "
-        f"{one.cases:,} cases of {one.users:,} users"
-    )
-    _say(
-        f"  same first ten {report['lists']['equal']:.1%}, same first {report['lists']['first_equal']:.1%}, {report['lists']['overlap']:.1%} of items"
-    )
+    interval = f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+    _say(f"  NDCG@10 live {one.other:.4f}, offline {one.one:.4f}: {interval}, {one.cases:,} cases of {one.users:,} users")
+    _say(f"  same first ten {alike['equal']:.1%}, same first {alike['first_equal']:.1%}, {alike['overlap']:.1%} of items in both")
     return one.sure
 
 

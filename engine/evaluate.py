@@ -3,7 +3,7 @@
 It decides no order (`engine.protocol`) and computes no figures (`engine.figures`). Nothing looks ahead: everything here depends on the rows
 so far only, also sampling and the times at which neighbours are published, so the lists of a stream cut short are those of the whole one.
 In the table `session` what others learn of a session waits until half an hour after its last row: before that nobody can know it has ended.
-With a `Delay` what others learn waits that much longer, as it does between live workers.
+With `Delays` what others learn waits that much longer, as it does between live workers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from engine.dataset import Dataset, Row
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
 from engine.item import ItemState, apply_deltas
-from engine.learning import FIRST, Delay, learns_from
+from engine.learning import FIRST, Delay, Delays, learns_from
 from engine.model import Ask as Wish
 from engine.model import Model
 from engine.neighbours import Neighbours
@@ -74,8 +74,7 @@ class _Session:
     changes: tuple[tuple[Row, Change], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Lesson:
+class _Lesson(NamedTuple):
     """What an event or a session teaches all, until they know it: `events` had come by then, at `time` (s)."""
 
     events: int
@@ -97,8 +96,8 @@ class Evaluation:
     decay: Decay = field(default_factory=Decay)
     repeats: bool = False
     """Items that a user had before are candidates, cases and examples too."""
-    delay: Delay = field(default_factory=Delay)
-    """How late lists know what others learned: counts, pairs, weights."""
+    delays: Delays = field(default_factory=Delays)
+    """How late lists know what others learned."""
     first: int = FIRST
     """Events that all become examples, see `learns_from`."""
     as_live: bool = False
@@ -118,7 +117,8 @@ class Evaluation:
         self.counted = 0
         self.steps = rank_weights(self.decay, self.limits.pair_window)
         self.waiting: deque[_Session] = deque()
-        self.unknown: deque[_Lesson] = deque()
+        self.unlearned: deque[_Lesson] = deque()
+        self.uncounted: deque[_Lesson] = deque()
         self.used: set[int] = set()
         self.events = 0
         self.newest = 0.0  # s
@@ -162,8 +162,7 @@ class Evaluation:
         examples: Sequence[Example] = ()
         if state is not None and state.events and self._is_target(row, state.seen) and self._chosen(self.events):
             examples = self._examples(self._taste(state, row.time), [(self.events, row)])
-        self.unknown.append(_Lesson(self.events, row.time, examples, [(row, self._apply(row, self.events))]))
-        self._tell(row.time)
+        self._teach(_Lesson(self.events, row.time, examples, [(row, self._apply(row, self.events))]), row.time)
 
     def _hold(self, session: Sequence[Row]) -> None:
         """Learn a session into its user's row, and keep the rest for later."""
@@ -186,18 +185,27 @@ class Evaluation:
         while self.waiting and self.waiting[0].ends + GAP_S <= time:
             session = self.waiting.popleft()
             examples = self._examples(session.taste, session.targets) if session.targets else ()
-            self.unknown.append(_Lesson(self.events, session.ends + GAP_S, examples, session.changes))
-            self._tell(time)
+            self._teach(_Lesson(self.events, session.ends + GAP_S, examples, session.changes), time)
+
+    def _teach(self, lesson: _Lesson, time: float) -> None:
+        """Let everybody know of a lesson, once it has waited long enough."""
+        self.unlearned.append(lesson)
+        self.uncounted.append(lesson)
+        self._tell(time)
 
     def _tell(self, time: float) -> None:
         """Let everybody know what has waited long enough by `time` (s)."""
-        while self.unknown and self.delay.over(self.events - self.unknown[0].events, time - self.unknown[0].time):
-            lesson = self.unknown.popleft()
+        for lesson in self._due(self.unlearned, self.delays.weights, time):
             for example in lesson.examples:
                 self.model.ranker.learn(example)
                 self.learned += 1
+        for lesson in self._due(self.uncounted, self.delays.counts, time):
             for row, change in lesson.changes:
                 self._count(row, change)
+
+    def _due(self, waiting: deque[_Lesson], delay: Delay, time: float) -> Iterator[_Lesson]:
+        while waiting and delay.over(self.events - waiting[0].events, time - waiting[0].time):
+            yield waiting.popleft()
 
     def _taste(self, state: UserState | None, time: float) -> Taste:
         taste = taste_of(state, round(time * 1000))

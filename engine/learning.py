@@ -25,8 +25,8 @@ def learns_from(key: int, events: int, first: int = FIRST) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """How long lists do not know what others learn of an event: until `events` further events have come, and `seconds` of the stream's own
-    time have gone by. A user's own row is never late.
+    """How long lists do not know something of an event: until `events` further ones have come, and `seconds` of the stream's own time have
+    gone by.
     """
 
     events: float = 0.0
@@ -40,22 +40,32 @@ class Delay:
         """
         return events >= self.events and seconds >= self.seconds
 
-    @classmethod
-    def of(cls, text: str) -> Delay:
-        """A delay from text: seconds of the stream's time, or a number of events.
 
-        >>> Delay.of("1.5"), Delay.of("300events"), Delay.of("inf")
-        (Delay(events=0.0, seconds=1.5), Delay(events=300.0, seconds=0.0), Delay(events=0.0, seconds=inf))
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """How late lists know what others learned: `counts` and pairs of items, and the ranker's `weights`. A user's own row is never late."""
+
+    counts: Delay = Delay()
+    weights: Delay = Delay()
+
+    @classmethod
+    def of(cls, text: str) -> Delays:
+        """Delays from text: that of the counts, and after a comma that of the weights, if it is another one.
+
+        >>> Delays.of("1.5") == Delays(Delay(seconds=1.5), Delay(seconds=1.5))
+        True
+        >>> Delays.of("50events,100events") == Delays(Delay(events=50), Delay(events=100))
+        True
 
         Raises:
-            BadSettings: it is neither.
+            BadSettings: a part is neither a number of seconds nor of events, or there are more than two.
         """
-        found = _DELAY.fullmatch(text.strip())
-        if found is None:
-            expected = "seconds of the stream's time, or a number of events"
-            raise BadSettings([Problem("learning-delay", "bad_delay", repr(text), expected, "write --learning-delay 1.5, or 300events")])
-        number = float(found[1])
-        return cls(events=number) if found[2] == "events" else cls(seconds=number)
+        found = [_DELAY.fullmatch(part) for part in text.split(",")]
+        parts = [Delay(**{"events" if one[2] else "seconds": float(one[1])}) for one in found if one is not None]
+        if len(parts) < len(found) or len(parts) not in (1, 2):
+            expected = "seconds of the stream's time, or a number of events; two of them with a comma for counts and weights"
+            raise BadSettings([Problem("learning-delay", "bad_delay", repr(text), expected, "write 1.5, 300events, or 50events,100events")])
+        return cls(parts[0], parts[-1])
 
 
-_DELAY = re.compile(r"(\d+(?:\.\d+)?|inf) *(s|events)?")
+_DELAY = re.compile(r"(\d+(?:\.\d+)?|inf)(events)?")

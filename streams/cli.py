@@ -171,14 +171,14 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
     learning_delay: Annotated[
         str,
-        typer.Option(metavar="SECONDS|Nevents", help="how late lists know what others learned: in the stream's time, or 300events"),
+        typer.Option(help="how late lists know what others learned: in s of the stream, or 300events; COUNTS,WEIGHTS if they differ"),
     ] = "0",
 ) -> None:
     """Test-then-train over a data set: figures per channel and for the list."""
-    from engine.learning import Delay
+    from engine.learning import Delays
     from engine.protocol import TABLES
 
-    delay = Delay.of(learning_delay)
+    delays = Delays.of(learning_delay)
 
     tables = [t for t in TABLES if table in (t, "both")]
     if not tables:
@@ -198,7 +198,7 @@ def evaluate(
         lists=lists,
         against=against,
         report=report,
-        delay=delay,
+        delays=delays,
     )
 
 
