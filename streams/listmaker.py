@@ -41,8 +41,8 @@ HIGH_WATER = 4_000
 AT_ONCE = 16_384
 """Users x items from which on lists are worked out beside the event loop: 0.25 ms of work."""
 LESSONS, LESSONS_S = 8, 0.2
-"""Examples made at once, at most, and how long the first one waits for others, unless what comes of its event waits for it (`taught`). Those that wait are lost with a crash: a row that knows its
-event makes no second one. They are a sample, so nothing counted is lost."""
+"""Examples made at once, at most, and how long the first one waits for others, unless what comes of its event waits for it (`taught`).
+Those that wait are lost with a crash: a row that knows its event makes no second one. They are a sample, so nothing counted is lost."""
 MOST_LESSONS = 64
 """Examples waiting to be made from which on no further batch is applied: their features are to be as they were when their events came."""
 FEW_AGAIN, MOST_AGAIN = 4, 16
