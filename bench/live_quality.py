@@ -38,7 +38,7 @@ from engine.errors import HeadwaterError
 from engine.evaluate import Evaluation
 from engine.generation import Generation
 from engine.learning import Delay, Delays
-from engine.protocol import Ask, Case, operations, stream
+from engine.protocol import WARM, Ask, Case, operations, stream
 from engine.records import TIME_MIN_MS
 from engine.registry import Registry
 from engine.timestamps import ms_rfc3339
@@ -53,14 +53,13 @@ from streams.settings import Settings, load
 
 WORKERS, PARTITIONS = 2, 4
 USES, EXAMPLES = "headwater_known_uses", "headwater_ranker_examples"
-SHARE, RATE, CASES = 1.0, 150.0, 6_000
-"""The default: all of ifdb-played in four minutes, and as many cases as `headwater evaluate` asks."""
+SHARE, RATE, CASES = 1.0, 120.0, 6_000
+"""The default: all of ifdb-played in five minutes, and as many cases as `headwater evaluate` asks."""
 EXAMPLES_PER_S = 1_000.0
-"""A worker's limit of examples, so high that it drops none: at the stream's own pace, 0.0001 events/s, the default never does."""
+"""A worker's limit of examples, so high that it drops none: at the stream's own pace, a few events
+an hour, the default never does."""
 LOOK_S = 0.2
 ANSWER_S = 20.0
-WARM_UP = 0.1
-"""Share of the rows after which delays are measured: workers and broker have found their pace."""
 DEPTH = 10
 
 
@@ -109,7 +108,7 @@ class Workers:
     def figures(self) -> list[Mapping[str, float]]:
         """Per worker: metric -> sum over its labels, of counters and gauges; of histograms' sums and counts by their labels, too."""
         self._children.check()
-        found = []
+        found: list[Mapping[str, float]] = []
         for port in self._ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 text = answer.read().decode()
@@ -255,7 +254,7 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
     time.sleep(3.0)  # the learner's last second
     figures = workers.figures()
     made = examples_of(data, rows)
-    steady = [look for look in looks if WARM_UP * len(rows) < look.sent < len(rows)]
+    steady = [look for look in looks if WARM * len(rows) < look.sent < len(rows)]  # while cases are asked
     uses = np.array([look.sent - look.uses for look in steady])
     weights = np.array([look.sent - int(np.searchsorted(made, look.examples)) for look in steady])
     per_s = len(rows) / seconds
@@ -266,7 +265,8 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
         total, count = (sum(one.get(f'{name}_{part}{{kind="{kind}"}}', 0.0) for one in figures) for part in ("sum", "count"))
         return total / max(1.0, count)
 
-    counted = float(uses.mean())
+    counts, learned = float(uses.mean()), float(weights.mean())
+    delays = {"counts": counts, "neighbours": counts + (waited("neighbours") - waited("counts")) * per_s, "weights": learned}
     measured = {
         "events": len(rows),
         "seconds": round(seconds, 1),
@@ -276,14 +276,10 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
         "answer_ms": {name: round(float(np.quantile(client.waited, q)) * 1000, 1) for name, q in (("p50", 0.5), ("p99", 0.99))},
         "uses_counted": [int(one[USES]) for one in figures],
         "examples": {"expected": int(made[-1]), "learned": [int(one[EXAMPLES]) for one in figures]},
-        "delay_events": {
-            "counts": round(counted, 1),
-            "neighbours": round(counted + (waited("neighbours") - waited("counts")) * per_s, 1),
-            "weights": round(float(weights.mean()), 1),
-        },
+        "delay_events": {name: round(value, 1) for name, value in delays.items()},
         "delay_events_p95": {name: round(float(np.quantile(one, 0.95)), 1) for name, one in (("counts", uses), ("weights", weights))},
+        "delay_s": {name: round(value / per_s, 3) for name, value in delays.items()},
     }
-    measured["delay_s"] = {name: round(events / per_s, 3) for name, events in measured["delay_events"].items()}
     return lists, measured
 
 
