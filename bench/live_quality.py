@@ -256,7 +256,9 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
     made = examples_of(data, rows)
     steady = [look for look in looks if WARM * len(rows) < look.sent < len(rows)]  # while cases are asked
     uses = np.array([look.sent - look.uses for look in steady])
-    weights = np.array([look.sent - int(np.searchsorted(made, look.examples)) for look in steady])
+    learned = [int(one[EXAMPLES]) for one in figures]
+    kept = made * (min(learned) / max(1, made[-1]))  # a burst may go beyond the limit of examples
+    weights = np.array([look.sent - int(np.searchsorted(kept, look.examples)) for look in steady])
     per_s = len(rows) / seconds
 
     def waited(kind: str) -> float:
@@ -265,8 +267,9 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
         total, count = (sum(one.get(f'{name}_{part}{{kind="{kind}"}}', 0.0) for one in figures) for part in ("sum", "count"))
         return total / max(1.0, count)
 
-    counts, learned = float(uses.mean()), float(weights.mean())
-    delays = {"counts": counts, "neighbours": counts + (waited("neighbours") - waited("counts")) * per_s, "weights": learned}
+    counts = float(uses.mean())
+    neighbours = counts + (waited("neighbours") - waited("counts")) * per_s
+    delays = {"counts": counts, "neighbours": neighbours, "weights": float(weights.mean())}
     measured = {
         "events": len(rows),
         "seconds": round(seconds, 1),
@@ -275,7 +278,7 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
         "asked_again": client.again,
         "answer_ms": {name: round(float(np.quantile(client.waited, q)) * 1000, 1) for name, q in (("p50", 0.5), ("p99", 0.99))},
         "uses_counted": [int(one[USES]) for one in figures],
-        "examples": {"expected": int(made[-1]), "learned": [int(one[EXAMPLES]) for one in figures]},
+        "examples": {"expected": int(made[-1]), "learned": learned},
         "delay_events": {name: round(value, 1) for name, value in delays.items()},
         "delay_events_p95": {name: round(float(np.quantile(one, 0.95)), 1) for name, one in (("counts", uses), ("weights", weights))},
         "delay_s": {name: round(value / per_s, 3) for name, value in delays.items()},
