@@ -6,7 +6,8 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from bench.live_quality import EXAMPLES, USES, examples_of, same
+from bench.live_quality import examples_of, same
+from bench.live_workers import EXAMPLES, USES
 from engine.assess import Listed
 from engine.dataset import read
 from engine.evaluate import Evaluation
