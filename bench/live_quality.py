@@ -84,20 +84,13 @@ def live(workers: Workers, data: Dataset, rate: float, wanted: int) -> tuple[dic
                     _say(f"  {client.sent:,} of {len(rows):,} events, {len(lists):,} lists, {time.perf_counter() - began:.0f} s")
         seconds = time.perf_counter() - began
         client.close()
-    figures = workers.figures()
-    until = time.monotonic() + 60
-    while time.monotonic() < until and any(one[USES] < len(rows) for one in figures):
-        time.sleep(0.2)
-        figures = workers.figures()
-    time.sleep(3.0)  # the learner's last second
-    figures = workers.figures()
-    made = examples_of(data, rows)
+    figures = workers.settled(len(rows))
     steady = [look for look in looks if WARM * len(rows) < look.sent < len(rows)]  # while cases are asked
-    uses = np.array([look.sent - look.uses for look in steady])
-    learned = [int(one[EXAMPLES]) for one in figures]
+    per_s = (steady[-1].sent - steady[0].sent) / (steady[-1].at - steady[0].at)
+    made, learned = examples_of(data, rows), [int(one[EXAMPLES]) for one in figures]
     kept = made * (min(learned) / max(1, made[-1]))  # a burst may go beyond the limit of examples
+    uses = np.array([look.sent - look.uses for look in steady])
     weights = np.array([look.sent - int(np.searchsorted(kept, look.examples)) for look in steady])
-    per_s = len(rows) / seconds
 
     def waited(kind: str) -> float:
         """Mean wait (s) of an item's statistics for being published."""
@@ -181,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
         _say(f"{len(data.rows):,} events of {data.name} at {options.rate:g}/s through {options.broker} and {WORKERS} workers")
         listed, report["live"] = live(workers, data, options.rate, options.evaluate)
     known = report["live"]["delay_events"]
-    counts, weights = round(max(known["counts"], known["neighbours"])), round(known["weights"])
+    counts, weights = round(known["counts"]), round(known["weights"])
     option = f"{counts}events,{weights}events"
     _say(f"  evaluating with --learning-delay {option}")
     vectors = catalogue_vectors(generation, data.items, Path("var/cache"), threads=os.cpu_count() or 1)

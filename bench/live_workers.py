@@ -28,16 +28,17 @@ from streams.settings import Settings, load
 WORKERS, PARTITIONS = 2, 4
 USES, EXAMPLES = "headwater_known_uses", "headwater_ranker_examples"
 EXAMPLES_PER_S = 1_000.0
-"""A worker's limit of examples: so high that it drops none but in a burst. At the stream's own pace, a few events an hour, the default drops
-none either."""
+"""A worker's limit of examples: so high that it drops none but in a burst. At the stream's own pace, a few events an hour, the default
+drops none either."""
 LOOK_S = 0.2
-READY_S, ANSWER_S = 120.0, 20.0
+READY_S, ANSWER_S, SETTLED_S = 120.0, 20.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the workers knew when `sent` rows were out: uses counted and examples learned, of the worker that knew least."""
+    """What the workers knew when `sent` rows were out, `at` (s): uses counted and examples learned, of the worker that knew least."""
 
+    at: float
     sent: int
     uses: int
     examples: int
@@ -75,6 +76,18 @@ class Workers:
         for n, (environ, port) in enumerate(zip(self._environs, self._ports, strict=True)):
             child = self._children.start(f"worker {n}", ["worker"], environ, self._folder / f"worker{n}.log")
             child.until_ready(f"http://127.0.0.1:{port}/readyz", seconds=READY_S)
+
+    def settled(self, uses: int) -> list[Mapping[str, float]]:
+        """Their figures once all have counted so many uses and learn nothing more; after SETTLED_S as they are then."""
+        until, known = time.monotonic() + SETTLED_S, [-1.0]
+        while True:
+            figures = self.figures()
+            learned = [one[EXAMPLES] for one in figures]
+            done = learned == known and len(set(learned)) == 1 and all(one[USES] == uses for one in figures)
+            if done or time.monotonic() > until:
+                return figures
+            known = learned
+            time.sleep(2.5)  # weights are published once a second
 
     def figures(self) -> list[Mapping[str, float]]:
         """Per worker: metric -> sum over its labels, of counters and gauges; of histograms' sums and counts by their labels, too."""
@@ -173,8 +186,8 @@ def watched(workers: Workers, client: Client) -> Iterator[list[Look]]:
                 found = workers.figures()
             except OSError:  # a busy machine: the next look tells
                 continue
-            sent = (before + client.sent) // 2
-            looks.append(Look(sent, *(int(min(one[name] for one in found)) for name in (USES, "headwater_ranker_examples"))))
+            least = (int(min(one[name] for one in found)) for name in (USES, EXAMPLES))
+            looks.append(Look(time.perf_counter(), (before + client.sent) // 2, *least))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
