@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,6 +27,7 @@ from engine.errors import ArtefactError
 from engine.evaluate import Answer, Evaluation, TableFigures, figures_of
 from engine.figures import Figures
 from engine.generation import Generation
+from engine.learning import Delays
 from engine.protocol import TABLES, Table, stream
 from engine.ratings import rating_errors
 from engine.registry import Registry
@@ -39,6 +40,7 @@ WIDTH = 100
 """Columns that the table of figures takes: a terminal, or a file, has it whole."""
 EVERY = 200
 """Events between two moves of the progress bar."""
+IN_TIME = Delays()
 _EXPORTERS = ("torch", "transformers", "optimum")
 
 
@@ -57,6 +59,7 @@ def main(
     lists: Path | None = None,
     against: Path | None = None,
     report: Path | None = None,
+    delays: Delays = IN_TIME,
 ) -> None:
     """Evaluate and report.
 
@@ -74,6 +77,7 @@ def main(
         lists: judge the lists of this file instead of making any.
         against: lists of the same cases that these are compared with.
         report: Markdown file for all figures; a picture of quality along the stream goes beside it.
+        delays: how late lists know what others learned.
 
     Raises:
         DatasetError: the folder is no data set, or a file of lists has something else.
@@ -91,7 +95,7 @@ def main(
     else:
         with writing(predictions) as out:
             opened = open_generation(Registry(registry, cache), folder, generation, err)
-            made = make_lists(dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, out=out, console=err)
+            made = make_lists(dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, out=out, console=err, delays=delays)
     found: dict[str, Judged] = {}
     for table in tables:
         judged = partial(assess, dataset, table, wanted=wanted, repeats=repeats, vectors=made.vectors)
@@ -107,7 +111,15 @@ def main(
     if ratings:
         console.print(told_ratings(ratings), highlight=False)
     console.print(f"{events} events, {len(dataset.items)} items, {made.source}, {seconds} s", highlight=False)
-    about = {"events": events, "items": len(dataset.items), "seconds": seconds, "generation": made.generation, "repeats": repeats}
+    about: dict[str, Any] = {
+        "events": events,
+        "items": len(dataset.items),
+        "seconds": seconds,
+        "generation": made.generation,
+        "repeats": repeats,
+    }
+    if delays != IN_TIME:
+        about["learning_delay"] = asdict(delays)
     if json_file:
         whole = {**about, "tables": {name: plain(one) for name, one in found.items()}, **({"ratings": ratings} if ratings else {})}
         json_file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
@@ -144,6 +156,7 @@ def make_lists(
     repeats: bool,
     out: TextIO | None,
     console: Console,
+    delays: Delays = IN_TIME,
 ) -> Made:
     """Evaluate: the lists of each table as they are made, also written to `out`.
 
@@ -158,7 +171,7 @@ def make_lists(
         answers[table] = []
         began = time.perf_counter()
         with bar(console, table) as progress:
-            for answer in Evaluation(dataset, vectors, repeats=repeats).answers(table, wanted, progress):
+            for answer in Evaluation(dataset, vectors, repeats=repeats, delays=delays).answers(table, wanted, progress):
                 if out:
                     out.write(line_of(answer.case.id, answer.items, answer.scores))
                 answers[table].append(answer)
