@@ -21,7 +21,7 @@ from engine.figures import Figures, coverage, summary
 from engine.item import ItemState, apply_deltas
 from engine.learning import learns_from
 from engine.model import Ask as Wish
-from engine.model import Model
+from engine.model import Model, Ranking
 from engine.neighbours import Neighbours
 from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
@@ -39,6 +39,7 @@ CHANNELS: Mapping[str, str] = {"text": "text", "popularity": "popular", "trendin
 """Channel -> the feature that alone orders its list."""
 RANDOM = "random"
 LATEST_MS = 1 << 53
+CHANCE_DIGITS = 7  # of a probability that is written down
 Progress = Callable[[int, int], None]
 
 
@@ -85,6 +86,8 @@ class Evaluation:
     decay: Decay = field(default_factory=Decay)
     repeats: bool = False
     """Items that a user had before are candidates, cases and examples too."""
+    calibrated: bool = True
+    """Answers have calibrated probabilities; else shares of the softmax as they are."""
 
     def __post_init__(self) -> None:
         self.model = Model(self.vectors.shape[1], self.decay)
@@ -126,13 +129,21 @@ class Evaluation:
         with self.peek(taste):
             ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
             features = self.model.features(taste)
+            scores = self._probabilities(taste, ranking)
         open_ = self.model.open_for(taste)
         draw = np.random.default_rng(hash64(case.id)).random(len(open_))
         ranks: dict[str, int | None] = {}
         for name in (*CHANNELS, RANDOM):
             score = draw if name == RANDOM else features.named(CHANNELS[name])
             ranks[name] = _rank(score, open_, case.target, draw)
-        return Answer(case, tuple(one.item_id for one in ranking.items), ranks, case.target not in self.used)
+        return Answer(case, tuple(one.item_id for one in ranking.items), ranks, case.target not in self.used, scores)
+
+    def _probabilities(self, taste: Taste, ranking: Ranking) -> tuple[float, ...]:
+        """Per listed item how probable it is that the user takes it next."""
+        items, logs = self.model.shares(taste)
+        found = self.model.ranker.calibration.probabilities(logs) if self.calibrated else np.exp(logs)
+        of = dict(zip(items.tolist(), found.tolist(), strict=True))
+        return tuple(round(of[self.dataset.index[one.item_id]], CHANCE_DIGITS) for one in ranking.items)
 
     def learn(self, row: Row) -> None:
         """Learn one event as a worker does: first the ranker with everything as it was before, then the user's row, then the items'."""

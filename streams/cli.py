@@ -166,6 +166,9 @@ def evaluate(
     generation: Annotated[str | None, typer.Option(help="a generation's id; the newest if none")] = None,
     types: Types = None,
     repeats: Annotated[bool, typer.Option("--repeats", help="items that a user had before are targets and candidates too")] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated/--uncalibrated", help="probabilities of listed items as calibrated, or as the softmax gives them")
+    ] = True,
     lists: Annotated[Path | None, typer.Option(help="judge the lists of this file (as --predictions writes them), make none")] = None,
     against: Annotated[Path | None, typer.Option(help="lists of the same cases to compare with, paired by user")] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
@@ -188,6 +191,7 @@ def evaluate(
         types=mapping_of(types),
         generation=generation,
         repeats=repeats,
+        calibrated=calibrated,
         lists=lists,
         against=against,
         report=report,

@@ -54,6 +54,7 @@ def main(
     types: Mapping[str, str] | None = None,
     generation: str | None = None,
     repeats: bool = False,
+    calibrated: bool = True,
     lists: Path | None = None,
     against: Path | None = None,
     report: Path | None = None,
@@ -71,6 +72,7 @@ def main(
         types: own event type -> the contract's.
         generation: its id; None: the newest.
         repeats: items that a user had before are targets and candidates too.
+        calibrated: lists say calibrated probabilities; else shares of the softmax.
         lists: judge the lists of this file instead of making any.
         against: lists of the same cases that these are compared with.
         report: Markdown file for all figures; a picture of quality along the stream goes beside it.
@@ -91,7 +93,9 @@ def main(
     else:
         with writing(predictions) as out:
             opened = open_generation(Registry(registry, cache), folder, generation, err)
-            made = make_lists(dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, out=out, console=err)
+            made = make_lists(
+                dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, calibrated=calibrated, out=out, console=err
+            )
     found: dict[str, Judged] = {}
     for table in tables:
         judged = partial(assess, dataset, table, wanted=wanted, repeats=repeats, vectors=made.vectors)
@@ -142,6 +146,7 @@ def make_lists(
     tables: Sequence[Table],
     wanted: int,
     repeats: bool,
+    calibrated: bool = True,
     out: TextIO | None,
     console: Console,
 ) -> Made:
@@ -158,7 +163,7 @@ def make_lists(
         answers[table] = []
         began = time.perf_counter()
         with bar(console, table) as progress:
-            for answer in Evaluation(dataset, vectors, repeats=repeats).answers(table, wanted, progress):
+            for answer in Evaluation(dataset, vectors, repeats=repeats, calibrated=calibrated).answers(table, wanted, progress):
                 if out:
                     out.write(line_of(answer.case.id, answer.items, answer.scores))
                 answers[table].append(answer)
