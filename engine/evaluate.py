@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from engine.dataset import Dataset, Row
+from engine.dataset import Dataset, Row, value_of
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
 from engine.item import ItemState, apply_deltas
@@ -23,6 +24,7 @@ from engine.learning import learns_from
 from engine.model import Ask as Wish
 from engine.model import Model, Ranking
 from engine.neighbours import Neighbours
+from engine.objective import Objective
 from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
@@ -86,6 +88,7 @@ class Evaluation:
     decay: Decay = field(default_factory=Decay)
     repeats: bool = False
     """Items that a user had before are candidates, cases and examples too."""
+    objective: Objective = field(default_factory=Objective)
     calibrated: bool = True
     """Answers have calibrated probabilities; else shares of the softmax as they are."""
 
@@ -183,7 +186,7 @@ class Evaluation:
 
     def _is_target(self, row: Row, seen: Container[int]) -> bool:
         """Whether the ranker may learn that the user took this: with `repeats` anything, else what is new to the user."""
-        return self.repeats or self.keys[row.item] not in seen
+        return self.objective.weight(row.type, value_of(row)) > 0 and (self.repeats or self.keys[row.item] not in seen)
 
     def _chosen(self, number: int) -> bool:
         return learns_from(hash64(str(number)), number)
@@ -191,8 +194,9 @@ class Evaluation:
     def _example(self, taste: Taste, targets: Sequence[tuple[int, Row]]) -> None:
         self._publish(taste)
         positions = [Position("events", 1, 0, number) for number, _ in targets]
+        weights = {number: self.objective.weight(row.type, value_of(row)) for number, row in targets}
         for example in self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions):
-            self.model.ranker.learn(example)
+            self.model.ranker.learn(msgspec.structs.replace(example, weight=weights[example.offset]))
             self.learned += 1
 
     def _apply(self, row: Row, number: int) -> Change:

@@ -169,6 +169,12 @@ def evaluate(
     calibrated: Annotated[
         bool, typer.Option("--calibrated/--uncalibrated", help="probabilities of listed items as calibrated, or as the softmax gives them")
     ] = True,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="event type=weight of its examples, instead of the setting; may be given again")
+    ] = None,
+    objective_value: Annotated[
+        list[str] | None, typer.Option(help="event type=value that counts once, instead of the setting; may be given again")
+    ] = None,
     lists: Annotated[Path | None, typer.Option(help="judge the lists of this file (as --predictions writes them), make none")] = None,
     against: Annotated[Path | None, typer.Option(help="lists of the same cases to compare with, paired by user")] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
@@ -179,7 +185,8 @@ def evaluate(
     tables = [t for t in TABLES if table in (t, "both")]
     if not tables:
         raise BadSettings([Problem("table", "bad_choice", repr(table), "next, session or both", "choose one of them")])
-    settings = settings_of(context)
+    given = {"objective_weights": ",".join(objective or ()), "objective_values": ",".join(objective_value or ())}
+    settings = settings_of(context, **given)
     late("streams.evaluation").main(
         folder_of(dataset),
         registry=registry or settings.registry,
@@ -192,6 +199,7 @@ def evaluate(
         generation=generation,
         repeats=repeats,
         calibrated=calibrated,
+        objective=settings.objective,
         lists=lists,
         against=against,
         report=report,

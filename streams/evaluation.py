@@ -27,6 +27,7 @@ from engine.errors import ArtefactError
 from engine.evaluate import Answer, Evaluation, TableFigures, figures_of
 from engine.figures import Figures
 from engine.generation import Generation
+from engine.objective import Objective
 from engine.protocol import TABLES, Table, stream
 from engine.ratings import rating_errors
 from engine.registry import Registry
@@ -55,6 +56,7 @@ def main(
     generation: str | None = None,
     repeats: bool = False,
     calibrated: bool = True,
+    objective: Objective | None = None,
     lists: Path | None = None,
     against: Path | None = None,
     report: Path | None = None,
@@ -73,6 +75,7 @@ def main(
         generation: its id; None: the newest.
         repeats: items that a user had before are targets and candidates too.
         calibrated: lists say calibrated probabilities; else shares of the softmax.
+        objective: how much examples count, by type and value; None: all alike.
         lists: judge the lists of this file instead of making any.
         against: lists of the same cases that these are compared with.
         report: Markdown file for all figures; a picture of quality along the stream goes beside it.
@@ -94,7 +97,16 @@ def main(
         with writing(predictions) as out:
             opened = open_generation(Registry(registry, cache), folder, generation, err)
             made = make_lists(
-                dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, calibrated=calibrated, out=out, console=err
+                dataset,
+                opened,
+                cache,
+                tables=tables,
+                wanted=wanted,
+                repeats=repeats,
+                calibrated=calibrated,
+                objective=objective,
+                out=out,
+                console=err,
             )
     found: dict[str, Judged] = {}
     for table in tables:
@@ -147,6 +159,7 @@ def make_lists(
     wanted: int,
     repeats: bool,
     calibrated: bool = True,
+    objective: Objective | None = None,
     out: TextIO | None,
     console: Console,
 ) -> Made:
@@ -163,7 +176,8 @@ def make_lists(
         answers[table] = []
         began = time.perf_counter()
         with bar(console, table) as progress:
-            for answer in Evaluation(dataset, vectors, repeats=repeats, calibrated=calibrated).answers(table, wanted, progress):
+            run = Evaluation(dataset, vectors, repeats=repeats, objective=objective or Objective(), calibrated=calibrated)
+            for answer in run.answers(table, wanted, progress):
                 if out:
                     out.write(line_of(answer.case.id, answer.items, answer.scores))
                 answers[table].append(answer)

@@ -188,6 +188,7 @@ class Worker:
             lists,
             HOLD_S,
             None if span is None else span.chosen,
+            settings.objective,
         )
         self.intakes: list[Intake] = []
         for source in ("events", "_events"):

@@ -13,18 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.item import ItemState, apply_deltas
+from engine.objective import Objective
 from engine.pairs import Decay, PairBatch, rank_weights
 from engine.partition import hash64, item_key, partition_of
 from engine.user import Limits, UserState, decode_user, encode_user, user_key
 from streams import surfaces
 from streams.intake import MOST_ALIAS_LOGS, Intake, IntakeRules
+from streams.listmaker import Lesson
 from streams.metrics import Metrics
 from streams.people import People
 from streams.table import INTERNAL, Rows
 
 N = 2
 START = 1_700_000_000_000
-WEIGHTS = {"click": 1.0, "rating": 1.0, "dislike": -1.0}
+WEIGHTS = {"click": 1.0, "cart": 1.0, "purchase": 1.0, "rating": 1.0, "dislike": -1.0}
 
 
 class Record(NamedTuple):
@@ -42,7 +44,7 @@ class Record(NamedTuple):
 class World:
     """Logs, rows and the two handlers of one worker that owns all partitions; it can crash and go on from its last checkpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, objective: Objective | None = None, chosen: Callable[[str, int, int], bool] | None = None) -> None:
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self.read: Counter[tuple[str, int]] = Counter()
         self.stored: list[dict[bytes, bytes]] = [{} for _ in range(N)]  # what a crash leaves
@@ -50,6 +52,8 @@ class World:
         self.dead: list[str] = []
         self.forgotten: list[str] = []
         self.wanted: list[Any] = []
+        self.lessons: list[Lesson] = []
+        self.objective, self.chosen = objective, chosen
         self.start()
 
     # -- what the handlers are given
@@ -59,7 +63,9 @@ class World:
         metrics, epochs = Metrics(), SimpleNamespace(check=lambda *_: 1)
         users: Any = self
         self._rows = [self._open(partition) for partition in range(N)]
-        rules = IntakeRules(N, ("home",), Limits(weights=WEIGHTS, event_id_age_ms=10**15), WEIGHTS, 10_000, 300_000, 0.0)
+        limits = Limits(weights=WEIGHTS, event_id_age_ms=10**15)
+        goal = self.objective or Objective()
+        rules = IntakeRules(N, ("home",), limits, WEIGHTS, 10_000, 300_000, 0.0, chosen=self.chosen, objective=goal)
         self.intakes = {
             source: Intake(
                 source,
@@ -104,7 +110,8 @@ class World:
     def want(self, job: Any, owed: Any) -> None:
         self.wanted.append(job)
 
-    def learn(self, job: Any) -> None: ...
+    def learn(self, job: Any) -> None:
+        self.lessons.append(job)
 
     def forget(self, partition: int, user_id: str, wanted: Iterable[str]) -> None:
         self.forgotten += [f"{surface}:{user_id}" for surface in wanted]
@@ -281,3 +288,25 @@ def test_surfaces_are_bounded() -> None:
     rows = world.rows(partition_of(b"u", N))
     assert set(surfaces.noted(rows)) == extra
     assert INTERNAL + surfaces.ROW in world.stored[rows.partition]
+
+
+def test_examples_are_weighted_by_type_and_value() -> None:
+    """Rule: an example counts as the objective says; there is none of a type, or a value, that counts nothing; by default all are alike."""
+    story: list[dict[str, Any]] = [
+        {"type": "click"},
+        {"type": "cart"},
+        {"type": "purchase", "value": 50.0},
+        {"type": "purchase", "value": -3.0},
+        {"type": "purchase"},
+    ]
+    for objective, expected in (
+        (None, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (Objective({"purchase": 2.0, "click": 0.0}, {"purchase": 20.0}), [1.0, 5.0, 2.0]),
+    ):
+        world = World(objective, lambda *_: True)
+        world.event("u", 90, type="click")  # before it nothing is known of the user
+        for n, fields in enumerate(story):
+            world.event("u", n, item_id=f"new{n}", **fields)
+        world.finish()
+        assert [lesson.weight for lesson in world.lessons] == expected
+        assert world.user("u").events == len(story) + 1, "the user's row has them all"
