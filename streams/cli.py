@@ -15,6 +15,7 @@ from streams import cli_gateway, cli_generations, cli_rules, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
 from streams.cli_compare import compare
+from streams.cli_explain import explain
 from streams.cli_load import events_app, items_app
 from streams.cli_up import lists, up
 from streams.settings import Settings, shown, unit_of
@@ -27,6 +28,7 @@ app.add_typer(cli_rules.app, name="rules")
 app.command()(backfill)
 app.command()(up)
 app.command()(lists)
+app.command()(explain)
 app.add_typer(items_app, name="items")
 app.add_typer(events_app, name="events")
 app.command("gateway")(cli_gateway.gateway)
