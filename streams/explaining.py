@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from engine.errors import BrokerError
 from engine.explain import Known, of_item, of_list, of_user
@@ -133,7 +133,10 @@ def ask(settings: Settings, user_id: str, requests: Sequence[Mapping[str, Any]],
 
 def _bodies(consumer: Consumer) -> Iterator[dict[str, Any]]:
     for message in consumer.consume(100, 0.1):
-        if message.error() is None and message.value():
+        error = message.error()
+        if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise _unsent(error.str())
+        if error is None and message.value():
             yield msgspec.json.decode(message.value() or b"")
 
 
