@@ -6,7 +6,7 @@ Unknown items (events name them before the catalogue does) get an index too, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,13 +17,14 @@ from engine.hashtable import Places
 from engine.partition import item_key
 from engine.records import Item
 from engine.space import Floats, Space
+from engine.words import words
 
 DAY_MS = 86_400_000
 FRESH = 20_000  # the terms are worked out anew after one change, and in larger catalogues after one in so many items
 
 
 class Terms(NamedTuple):
-    """Categories and tags of all items, both ways, weighted by rarity (tf-idf, Spärck Jones 1972).
+    """Terms of all items, both ways, weighted by rarity (tf-idf, Spärck Jones 1972).
 
     `codes` (E,) int32: the terms of item 0, then of item 1 ..., item i's from `starts[i]` to `starts[i + 1]`; `items` (E,) int32: the items
     of term 0, then of term 1 ..., term t's from `first[t]` to `first[t + 1]`. `rarity` (T,): log(1 + N / items with it). `scale` (N,):
@@ -38,13 +39,41 @@ class Terms(NamedTuple):
     scale: Floats
 
 
+class TermIndex:
+    """Which terms each item has, as they come and change."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+        self._of: list[tuple[int, ...]] = []
+        self._made: Terms | None = None
+        self._changed = 0
+
+    def add(self) -> None:
+        """Make room for the next item."""
+        self._of.append(())
+
+    def put(self, at: int, names: Iterable[str]) -> None:
+        """Say what the terms of an item are."""
+        self._of[at] = tuple(self._codes.setdefault(name, len(self._codes)) for name in dict.fromkeys(names))
+        self._changed += 1
+
+    def terms(self) -> Terms:
+        """As arrays. Items that came since they were last worked out have none yet."""
+        known = self._made
+        if known is None or self._changed * FRESH > len(known.scale):
+            known = self._made = terms_of(self._of, len(self._codes))
+            self._changed = 0
+        return known
+
+
 class Catalogue:
     """Arrays of length `capacity`, of which the first `len(self)` are in use.
 
     `hashes` (N,) uint64: hash64 of the ids; `listable` (N,) bool: in the catalogue and not `available: false`; `since` (N,) int64 ms:
     `available_from`, 0 without one;
     `creators` (N,) int32: 0 for none; `days` (N,) float32: the date of publication, else of availability, in days since the epoch, 0 for
-    none. `space`: the text vectors, by the same index. `version` counts changes of entries.
+    none. `space`: the text vectors, by the same index; `filed`: categories and tags; `categories`: these alone; `titled`: words of the
+    titles. `version` counts changes of entries.
     """
 
     def __init__(self, dims: int, capacity: int = 1_024) -> None:
@@ -59,10 +88,8 @@ class Catalogue:
         self.days = np.zeros(capacity, np.float32)
         self.version = 0
         self._creator_codes: dict[str, int] = {"": 0}
-        self._term_codes: dict[str, int] = {}
-        self._terms_of: list[tuple[int, ...]] = []
-        self._terms: Terms | None = None
-        self._terms_changed = 0
+        self.filed, self.categories, self.titled = TermIndex(), TermIndex(), TermIndex()
+        self._indexes = (self.filed, self.categories, self.titled)
         self._followers: list[Callable[[int], None]] = []
         self._watchers: list[Callable[[int, Item | None], None]] = []
 
@@ -95,7 +122,8 @@ class Catalogue:
             at = self.index[key] = len(self.items)
             self.places.put(key, at)
             self.items.append(None)
-            self._terms_of.append(())
+            for index in self._indexes:
+                index.add()
             if at >= self.capacity:
                 self._grow(2 * self.capacity)
             self.hashes[at] = key
@@ -108,10 +136,9 @@ class Catalogue:
         self.listable[at] = item.available
         self.since[at] = item.available_from or 0
         self.creators[at] = self._creator_codes.setdefault(item.creator, len(self._creator_codes))
-        codes = self._term_codes
-        names = dict.fromkeys(name.lower() for name in (*item.categories, *item.tags))
-        self._terms_of[at] = tuple(codes.setdefault(name, len(codes)) for name in names)
-        self._terms_changed += 1
+        self.filed.put(at, map(str.lower, (*item.categories, *item.tags)))
+        self.categories.put(at, map(str.lower, item.categories))
+        self.titled.put(at, words(item.title))
         self.version += 1
         date = item.published_at if item.published_at is not None else item.available_from
         self.days[at] = 0.0 if date is None else date / DAY_MS
@@ -125,8 +152,8 @@ class Catalogue:
         if at is not None:
             self.listable[at] = False
             before, self.items[at] = self.items[at], None
-            self._terms_of[at] = ()
-            self._terms_changed += 1
+            for index in self._indexes:
+                index.put(at, ())
             self.version += 1
             for changed in self._watchers:
                 changed(at, before)
@@ -148,14 +175,6 @@ class Catalogue:
         """Indices of those of `keys` that are known."""
         found = self.places.of(np.fromiter(keys, np.uint64, len(keys)))
         return found[found >= 0]
-
-    def terms(self) -> Terms:
-        """What items are filed under. Items that came since it was last worked out have none yet."""
-        known = self._terms
-        if known is None or self._terms_changed * FRESH > len(known.scale):
-            known = self._terms = terms_of(self._terms_of, len(self._term_codes))
-            self._terms_changed = 0
-        return known
 
     def item_id(self, at: int) -> str:
         """The id of a listable item."""

@@ -58,11 +58,13 @@ PERSONAL = (
     "popularity_gap",
     "text_last",
     "text_most",
+    "words_last",
     "text",
     "creator",
     "tags",
+    "words",
 )
-COLD = ("text_cold", "creator_cold", "tags_cold")
+COLD = ("text_cold", "creator_cold", "tags_cold", "words_cold")
 """The last of the personal ones times how little is known of the item: what decides where nobody has been before."""
 NAMES = SHARED + PERSONAL + COLD
 S, P = len(SHARED), len(PERSONAL)
@@ -179,7 +181,7 @@ class Shared:
 
     def world(self, near: Floats) -> kernels.World:
         """Everything that compiled loops read of the items, as of the last `at`; `near`: rows of cosines."""
-        catalogue, lists, terms, decay = self.catalogue, self.stats.neighbours, self.catalogue.terms(), self.stats.decay
+        catalogue, lists, decay = self.catalogue, self.stats.neighbours, self.stats.decay
         n = len(catalogue)
         return kernels.World(
             self.features,
@@ -195,7 +197,8 @@ class Shared:
             lists.time[:n],
             lists.others,
             lists.weights,
-            *terms,
+            catalogue.filed.terms(),
+            catalogue.titled.terms(),
             decay.pair_days * DAY_MS,
             decay.season_days * DAY_MS,
         )

@@ -32,8 +32,9 @@ NEARS = NEAR ** np.arange(LONGEST)
 TOGETHER, TOGETHER_LAST, TOGETHER_NEAR, TOGETHER_MOST, LATELY, LATELY_LAST, AFTER, AFTER_LAST = range(8)
 SESSION, SESSION_MOST, BASKET, CHANCE = range(8, 12)
 CO_VISITED = 12  # so many rows from the first are square roots of sums over neighbours, or of the largest of them
-LINKED, SESSION_LINKED, CREATOR_LAST, TAGS_LAST, DATE, DATE_LAST, GAP, TEXT_LAST, TEXT_MOST, TEXT, CREATOR, TAGS = range(12, 24)
-PERSONAL, COLD = 24, 3  # the last COLD personal ones count once more, times how little is known of the item
+LINKED, SESSION_LINKED, CREATOR_LAST, TAGS_LAST, DATE, DATE_LAST, GAP, TEXT_LAST, TEXT_MOST = range(12, 21)
+WORDS_LAST, TEXT, CREATOR, TAGS, WORDS = range(21, 26)
+PERSONAL, COLD = 26, 4  # the last COLD personal ones count once more, times how little is known of the item
 IN_SESSION = 2  # the column of the context that says how many of the recent items belong to the session
 POPULAR = 1  # the row of the shared features that GAP is about
 POPULARITY = 4  # so many shared features from the first say how popular an item is; the others how new
@@ -53,8 +54,8 @@ class World(NamedTuple):
     """What is the same for all users, N items: the arrays of `engine.catalogue`, `engine.stats` and `engine.features.Shared`.
 
     `shared` (S, N), `cold`, `root` (N,) float32; `near` (rows, >= N) float32 cosines of some items; neighbours of item i from
-    `first[i]`, `length[i]` of them: `others` (M,) int32 and `weights` (M, 4) float32 as of `time[i]`; terms as in `catalogue.Terms`;
-    `lasting`, `season`: half-lives in ms.
+    `first[i]`, `length[i]` of them: `others` (M,) int32 and `weights` (M, 4) float32 as of `time[i]`; `filed`, `titled`: what items are
+    filed under and the words of their titles, as `catalogue.Terms`; `lasting`, `season`: half-lives in ms.
     """
 
     shared: Array
@@ -70,12 +71,8 @@ class World(NamedTuple):
     time: Array
     others: Array
     weights: Array
-    codes: Array
-    starts: Array
-    items: Array
-    term_first: Array
-    rarity: Array
-    scale: Array
+    filed: Array
+    titled: Array
     lasting: float
     season: float
 
@@ -97,7 +94,9 @@ class Tastes(NamedTuple):
 
 class Asks(NamedTuple):
     """What is to be listed for each of them: `k` items of those that `masks[mask[b]]` allows but for `hidden` (indices, -1: none), or
-    where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted.
+    where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted;
+    `shift[b]`: row of `shifts` to add as well, or -1, which is told elsewhere; `pins`: of the items that each of the list's pins matches
+    the best one is picked, whatever its score.
     """
 
     k: Array
@@ -111,6 +110,10 @@ class Asks(NamedTuple):
     extra: Array
     extras: Array
     told: Array
+    shift: Array
+    shifts: Array
+    pin_start: Array
+    pins: Array
 
 
 class Picked(NamedTuple):
@@ -229,52 +232,52 @@ def text(world: World, recent: Array, slots: Array, pool: Array, out: Array) -> 
 
 
 @kernel
-def tags_row(world: World, recent: Array, sums: Array, pool: Array, place: Array, out: Array) -> None:
-    """Cosines over categories and tags with the sum of some items. `sums` (terms,) is zero before and after."""
+def term_row(terms: Array, recent: Array, sums: Array, pool: Array, place: Array, out: Array) -> None:
+    """Cosines over terms with the sum of some items. `sums` (terms,) is zero before and after."""
     touched = [np.int64(0) for _ in range(0)]
     for slot in range(len(recent)):
         at = recent[slot]
-        if at < len(world.scale):
-            for entry in range(world.starts[at], world.starts[at + 1]):
-                code = world.codes[entry]
+        if at < len(terms.scale):
+            for entry in range(terms.starts[at], terms.starts[at + 1]):
+                code = terms.codes[entry]
                 if sums[code] == 0.0:
                     touched.append(np.int64(code))
-                sums[code] += STEPS[slot] * world.scale[at] * world.rarity[code]
+                sums[code] += STEPS[slot] * terms.scale[at] * terms.rarity[code]
     squared, most, items = 0.0, 0.0, 0
     for code in touched:
         squared += sums[code] ** 2
-        most = max(most, sums[code] * world.rarity[code])
-        items += world.term_first[code + 1] - world.term_first[code]
+        most = max(most, sums[code] * terms.rarity[code])
+        items += terms.first[code + 1] - terms.first[code]
     few = len(pool) * 8 < items  # then it is less to go through the pool's terms than through the terms' items
     for code in touched:
-        strength = sums[code] * world.rarity[code]  # what it adds to an item that has the term, but for the item's own length
+        strength = sums[code] * terms.rarity[code]  # what it adds to an item that has the term, but for the item's own length
         share = np.float32(strength / np.sqrt(squared)) if strength >= SMALL * most else np.float32(0.0)
         sums[code] = share if few else 0.0
         if share > 0.0 and not few:
-            for entry in range(world.term_first[code], world.term_first[code + 1]):
-                p = place[world.items[entry]]
+            for entry in range(terms.first[code], terms.first[code + 1]):
+                p = place[terms.items[entry]]
                 if p >= 0:
                     out[p] += share
     for i in range(len(pool)):
         at = pool[i]
-        if at < len(world.scale):
+        if at < len(terms.scale):
             if few:
-                for entry in range(world.starts[at], world.starts[at + 1]):
-                    out[i] += np.float32(sums[world.codes[entry]])
-            out[i] *= world.scale[at]
+                for entry in range(terms.starts[at], terms.starts[at + 1]):
+                    out[i] += np.float32(sums[terms.codes[entry]])
+            out[i] *= terms.scale[at]
     if few:
         for code in touched:
             sums[code] = 0.0
 
 
 @kernel
-def tags(world: World, recent: Array, pool: Array, place: Array, out: Array) -> None:
-    """Rows TAGS and TAGS_LAST; the newest is the newest that has been filed."""
-    sums = np.zeros(len(world.rarity), np.float64)
-    tags_row(world, recent, sums, pool, place, out[TAGS])
+def term_rows(terms: Array, recent: Array, pool: Array, place: Array, out: Array, last: Array) -> None:
+    """Rows TAGS and TAGS_LAST, or WORDS and WORDS_LAST; the newest is the newest that has been filed."""
+    sums = np.zeros(len(terms.rarity), np.float64)
+    term_row(terms, recent, sums, pool, place, out)
     for slot in range(len(recent)):
-        if recent[slot] < len(world.scale):
-            tags_row(world, recent[slot : slot + 1], sums, pool, place, out[TAGS_LAST])
+        if recent[slot] < len(terms.scale):
+            term_row(terms, recent[slot : slot + 1], sums, pool, place, last)
             return
 
 
@@ -336,7 +339,8 @@ def personal(world: World, recent: Array, slots: Array, now: int, together: int,
     if len(recent):
         co_visited(world, recent, now, together, place, out)
         text(world, recent, slots, pool, out)
-        tags(world, recent, pool, place, out)
+        term_rows(world.filed, recent, pool, place, out[TAGS], out[TAGS_LAST])
+        term_rows(world.titled, recent, pool, place, out[WORDS], out[WORDS_LAST])
         creators(world, recent, pool, out)
         dates(world, recent, pool, out)
         gap(world, recent, pool, out)
@@ -422,9 +426,32 @@ def strongest(hashes: Array, pool: Array, scores: Array, allowed: Array, most: i
 
 
 @kernel
+def with_pins(hashes: Array, pins: Array, scores: Array, allowed: Array, out: Array, kept: int) -> int:
+    """Add the best allowed item of each pin, (P, N) what they match, that is not picked yet and no earlier pin's; how many there are."""
+    taken = np.empty(len(pins), np.int64)
+    for p in range(len(pins)):
+        best = -1
+        for i in range(len(scores)):
+            if allowed[i] and pins[p, i]:
+                better = best < 0 or scores[i] > scores[best] or (scores[i] == scores[best] and hashes[i] < hashes[best])
+                for q in range(p):
+                    better = better and taken[q] != i
+                if better:
+                    best = i
+        taken[p] = best
+        known = best < 0
+        for c in range(kept):
+            known = known or out[c] == best
+        if not known:
+            out[kept] = best
+            kept += 1
+    return kept
+
+
+@kernel
 def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, most: int, picked: Picked) -> None:
-    """The strongest items of each list by the linear score, `most` of them or as many as are asked for. `weights` (situations, F), `base`
-    (situations, N) float32.
+    """The strongest items of each list by the linear score, `most` of them or as many as are asked for, and those of pins. `weights`
+    (situations, F), `base` (situations, N) float32.
     """
     n = len(world.cold)
     every, nowhere = np.arange(n, dtype=np.int32), np.full(n, -1, np.int32)
@@ -449,6 +476,9 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
         if asks.extra[b] >= 0:
             for i in range(m):
                 scores[i] += asks.extras[asks.extra[b], pool[i]]
+        if asks.shift[b] >= 0:
+            for i in range(m):
+                scores[i] += asks.shifts[asks.shift[b], pool[i]]
         if asks.fixed[b]:
             allowed[:m] = True
             kept = strongest(world.hashes, pool, scores[:m], allowed[:m], m, out)
@@ -460,6 +490,7 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
                 if at >= 0:
                     allowed[at] = False
             kept = strongest(world.hashes, pool, scores, allowed, max(most, asks.k[b]), out) if asks.k[b] else 0
+            kept = with_pins(world.hashes, asks.pins[asks.pin_start[b] : asks.pin_start[b + 1]], scores, allowed, out, kept)
         picked.count[b] = kept
         for c in range(kept):
             picked.items[b, c] = pool[out[c]]
@@ -611,6 +642,8 @@ def tell(
         for i in range(lists.count[b]):
             item = lists.best[b, i]
             total, popular = lists.score[b, i], 0.0
+            if asks.shift[b] >= 0:
+                total -= np.float64(asks.shifts[asks.shift[b], item])
             if asks.extra[b] >= 0:
                 asked = np.float64(asks.extras[asks.extra[b], item])
                 add_part(asked, QUERY, -1, lists, b, i, digits)

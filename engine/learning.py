@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FIRST = 8_000
+FIRST = 100_000
 """Events that all become examples; at 1 ms each this is 8 s in the life of an installation."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, repeat
 from typing import cast
 
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from engine import calibration, kernels
 from engine.catalogue import Catalogue
 from engine.cosines import Cosines
+from engine.diversity import NO_MASKS, Kinds
 from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, situations, starts_of, tastes_of
 from engine.generation import Generation
 from engine.network import ENOUGH, Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
+from engine.policy import NO_ORDERS, Orders, Placed, Variety, orders_of
 from engine.ranker import Example, Ranker
 from engine.reasons import DIGITS, Reason, lists_for, reasons_of
 from engine.records import Conditions, Item
@@ -30,6 +32,7 @@ from engine.rules import Match, RuleSet, compile_rules, matches
 from engine.search import Search
 from engine.space import Floats, Space
 from engine.stats import ItemStats
+from engine.steering import STEERS, Steering, with_parts
 from engine.user import Position
 
 NO_GENERATION = "none"
@@ -84,7 +87,7 @@ class Ranking:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the compiled loops work from: the world, the users, what is asked for, the linear weights (SITUATIONS, F) and what they add to
-    every item (SITUATIONS, N), the networks, None while they are not trusted, and what lists hold at most.
+    every item (SITUATIONS, N), the networks, None while they are not trusted, what lists hold at most, and what steers them.
     """
 
     world: kernels.World
@@ -94,23 +97,25 @@ class Work:
     base: Floats
     net: Net | None
     most: int
+    steering: Steering
 
-    def fill(self, lists: kernels.Lists) -> None:
-        """The strongest items, their order, and the reasons."""
+    def fill(self, lists: kernels.Lists) -> dict[int, list[Placed]]:
+        """The strongest items, their order, and the reasons; gives the lists that were steered, which say so themselves."""
         count, features = len(self.tastes.now), self.weights.shape[1]
-        depth = max(CANDIDATES, self.most)
+        depth = max(CANDIDATES, self.most) + len(self.asks.pins)
         picked = kernels.Picked(
-            np.zeros(count, np.int64),
-            np.zeros((count, depth), np.int64),
-            np.zeros((count, depth), np.float32),
-            np.zeros((count, features, depth), np.float32),
+            np.empty(count, np.int64),
+            np.empty((count, depth), np.int64),
+            np.empty((count, depth), np.float32),
+            np.empty((count, features, depth), np.float32),
         )
         kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, CANDIDATES, picked)
         more = self._added(picked.count, picked.x, self.tastes.context, self.tastes.situation)
         kernels.choose(self.world.hashes, self.asks, picked, more, lists)
+        steered = self.steering.arrange(self.asks, picked, more, lists)
         rows = kernels.rows_again(self.tastes, self.asks, lists)
         if not rows:
-            return
+            return steered
         deepest = int(lists.count.max())
         again = kernels.Again(
             np.zeros(rows, np.int64),
@@ -127,6 +132,7 @@ class Work:
         rows = kernels.look_again(self.world, self.tastes, self.asks, lists, self.weights, self.base, middle, again)
         more = self._added(again.count[:rows], again.x, again.context, again.situation)
         kernels.tell(self.world, self.tastes, self.asks, lists, self.weights, again, rows, more, 10.0**DIGITS)
+        return steered
 
     def _added(self, counts: NDArray[np.int64], x: Floats, context: Floats, situation: NDArray[np.intp]) -> Floats:
         """What the networks add, (R, C)."""
@@ -136,10 +142,10 @@ class Work:
         return more
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
     """Lists under way: what was asked for, candidates that the catalogue does not have, the lists' arrays (None: an empty catalogue), the
-    ids of each user's recent items, and what the compiled loops work from.
+    ids of each user's recent items, what the compiled loops work from, and, once filled in, the lists that were steered.
     """
 
     asks: Sequence[Ask]
@@ -147,11 +153,12 @@ class Draft:
     lists: kernels.Lists | None
     names: Sequence[Sequence[str]]
     work: Work | None
+    steered: Mapping[int, list[Placed]] = field(default_factory=dict)
 
     def fill(self) -> None:
         """Work the lists out; in any thread, while nothing changes the model."""
         if self.work is not None and self.lists is not None:
-            self.work.fill(self.lists)
+            self.steered = self.work.fill(self.lists)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,9 @@ class Model:
         self._rules: RuleSet = compile_rules(())
         self._weighted: tuple[Floats, Ranker, int, Floats, Floats] | None = None
         self._masks: dict[str, NDArray[np.bool_]] = {}  # rule id -> items it matches, until rules or catalogue change
+        self._orders: dict[tuple[str, ...], Orders] = {}  # ids of rules in force -> what they ask for, as long
+        self.variety = Variety()
+        """How different the items of a list are to be, searches excepted."""
 
     def use(self, prepared: Prepared) -> None:
         """Switch generation: vectors and weights are those of this one from the next list on. A moment's work in any catalogue."""
@@ -197,11 +207,11 @@ class Model:
     def use_rules(self, rules: RuleSet) -> None:
         """Take over all rules."""
         self._rules = rules
-        self._masks.clear()
+        self._forget()
 
     def catalogue_changed(self) -> None:
         """Say that entries were added, changed or removed: what rules match is worked out anew, and the search learns of them."""
-        self._masks.clear()
+        self._forget()
         self.search.catch_up()
 
     def open_to(self, now: int) -> NDArray[np.bool_]:
@@ -310,6 +320,7 @@ class Model:
                 hidden.extend(ask.taste.seen)
                 hidden.extend(map(item_key, ask.exclude))
             hidden_start.append(len(hidden))
+        steering = self._steering(asks)
         queried = accumulate(int(ask.searches) for ask in asks)
         wanted = kernels.Asks(
             np.array([ask.k for ask in asks], np.int64),
@@ -323,13 +334,14 @@ class Model:
             np.array([count - 1 if ask.searches else -1 for ask, count in zip(asks, queried, strict=True)], np.int64),
             np.array(extras, np.float32).reshape(-1, n),
             np.array([ask.reasons for ask in asks]),
+            *steering.arrays(n),
         )
         most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
         weights, base = self._weights(common.features)
         network = self.ranker.network
         net = network.net if network.trusted else None
-        return Draft(asks, unknown, lists, names, Work(common.world(near), tastes, wanted, weights, base, net, most))
+        return Draft(asks, unknown, lists, names, Work(common.world(near), tastes, wanted, weights, base, net, most, steering))
 
     def _weights(self, shared: Floats) -> tuple[Floats, Floats]:
         """Weights (SITUATIONS, F) and what the shared features add under them (SITUATIONS, N), kept until either changes."""
@@ -344,16 +356,19 @@ class Model:
         if draft.lists is None:
             found: Iterable[list[Ranked]] = ([] for _ in draft.asks)
         else:
-            found = self._found(draft.lists, draft.asks, draft.names)
+            found = self._found(draft.lists, draft)
         return [self._ranking(ask, items, unknown) for ask, items, unknown in zip(draft.asks, found, draft.unknown, strict=True)]
 
-    def _found(self, lists: kernels.Lists, asks: Sequence[Ask], names: Sequence[Sequence[str]]) -> Iterator[list[Ranked]]:
+    def _found(self, lists: kernels.Lists, draft: Draft) -> Iterator[list[Ranked]]:
         """The lists that the loops have filled in."""
         items, rows = self.catalogue.items, zip(lists.count.tolist(), lists.best.tolist(), lists.score.tolist(), strict=True)
-        told = reasons_of(lists, names) if any(ask.reasons for ask in asks) else repeat([])
-        for (count, best, score), ask, reasons in zip(rows, asks, told, strict=False):
+        told = reasons_of(lists, draft.names) if any(ask.reasons for ask in draft.asks) else repeat([])
+        for b, ((count, best, score), ask, reasons) in enumerate(zip(rows, draft.asks, told, strict=False)):
             ids = [cast("Item", items[at]).item_id for at in best[:count]]
-            yield list(map(Ranked, ids, score, reasons if ask.reasons else repeat(())))
+            if b in draft.steered:
+                yield steered(ids, draft.steered[b], reasons, dict(zip(best, ids, strict=False)), told=ask.reasons)
+            else:
+                yield list(map(Ranked, ids, score, reasons if ask.reasons else repeat(())))
 
     def _ranking(self, ask: Ask, found: list[Ranked], unknown: Sequence[str]) -> Ranking:
         items = found + _unknown(unknown, found) if unknown else found
@@ -403,6 +418,35 @@ class Model:
             allowed = left if allowed is None else allowed & left
         return allowed
 
+    def _steering(self, asks: Sequence[Ask]) -> Steering:
+        """What rules and variety ask of some lists."""
+        orders = [self._orders_for(ask) for ask in asks]
+        variety = [Variety() if ask.searches else self.variety for ask in asks]
+        wanted = any(one != Variety() for one in variety) or not all(one.none for one in orders)
+        return Steering(orders, variety, self._kinds() if wanted else None)
+
+    def _orders_for(self, ask: Ask) -> Orders:
+        rules = [rule for rule in self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now) if rule.action in STEERS]
+        if not rules:
+            return NO_ORDERS
+        key = tuple(rule.rule_id for rule in rules)
+        known, n = self._orders.get(key), len(self.catalogue)
+        if known is None or known.masks.shape[1] != n:
+            known = self._orders[key] = orders_of(rules, lambda name: self._matched(name, self._rules.match_of(name)), n)
+        return known
+
+    def _kinds(self) -> Kinds:
+        """What items have in common."""
+        catalogue, n = self.catalogue, len(self.catalogue)
+        terms = catalogue.categories.terms()
+        starts = np.concatenate([terms.starts, np.full(n + 1 - len(terms.starts), terms.starts[-1])])
+        none = np.zeros(0, np.int64)
+        return Kinds(catalogue.space.vectors[:n], catalogue.creators[:n], 0, starts, terms.codes, 0, NO_MASKS, none)
+
+    def _forget(self) -> None:
+        self._masks.clear()
+        self._orders.clear()
+
     def _matched(self, rule_id: str, match: Match) -> NDArray[np.bool_]:
         known = self._masks.get(rule_id)
         if known is None or len(known) != len(self.catalogue):
@@ -411,6 +455,14 @@ class Model:
 
     def _match(self, match: Match) -> NDArray[np.bool_]:
         return np.fromiter((item is not None and matches(match, item) for item in self.catalogue.items), bool, len(self.catalogue))
+
+
+def steered(
+    ids: Sequence[str], placed: Sequence[Placed], reasons: Sequence[Sequence[Reason]], name_of: Mapping[int, str], *, told: bool
+) -> list[Ranked]:
+    """A list that rules or variety have arranged; `reasons`: of the scores before that."""
+    whole = (with_parts(own, one, name_of) for own, one in zip(reasons, placed, strict=True)) if told else repeat(())
+    return [Ranked(item, one.score, parts) for item, one, parts in zip(ids, placed, whole, strict=False)]
 
 
 def prepare(

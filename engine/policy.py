@@ -94,6 +94,9 @@ class Orders:
         return np.unique(np.concatenate([np.zeros(0, np.int64), *(pin.items for pin in self.pins)]))
 
 
+NO_ORDERS = Orders((), (), np.zeros((0, 0), bool), np.zeros(0, np.int64))
+
+
 @dataclass(frozen=True, slots=True)
 class Variety:
     """How different the items of a list are to be: see `engine.diversity`; 0 is off. `strength`: score per unit of cosine."""

@@ -3,8 +3,8 @@
 Kinds: `often_together` (used together with the named item) and `similar_text` (its text is near the named item's): leaving the named item
 out of the user's history lowers the score by the weight. `history`: what the whole history adds to the score, less the named items'
 weights; how items go together stands here. Without any history there is left: `popular` (used often, lately or ever), `new` (how recent
-or untried it is) and `bias` (what any item has in this user's situation). `query`: it fits the search. `unknown_item`: the
-catalogue does not have it.
+or untried it is) and `bias` (what any item has in this user's situation). `query`: it fits the search. `rule`: the named rule moved it;
+`diversity`: it is like the named item of the list. `unknown_item`: the catalogue does not have it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ _KINDS = np.array(KINDS, object)
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A part of a score. `weight` is on the score's scale; `item_id` names the history item it comes from."""
+    """A part of a score. `weight` is on the score's scale; `item_id` names the item it comes from, `rule_id` the rule."""
 
     kind: str
     item_id: str | None = None
     weight: float = 0.0
+    rule_id: str | None = None
 
 
 def lists_for(count: int, most: int, *, told: bool) -> kernels.Lists:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from engine.features import NAMES, Taste
 from engine.model import Ask, Model
 from engine.partition import item_key
+from engine.policy import Variety
 from engine.ranker import Ranker, pack_ranker, unpack_ranker
-from engine.records import Rule
-from engine.rules import compile_rules
+from engine.records import Item, Rule
+from engine.rules import compile_rules, matches
 from engine.user import Position
 from tests.little_shop import DAY, START, Shop
 
@@ -30,8 +32,11 @@ rules = st.lists(
     st.builds(
         Rule,
         rule_id=st.integers(0, 9).map(lambda n: f"r{n}"),
-        action=st.sampled_from(["block", "filter", "boost"]),
+        action=st.sampled_from(["block", "filter", "pin", "boost", "bury", "cap"]),
         match=conditions,
+        rank=st.integers(0, 12),
+        factor=st.sampled_from([0.2, 1.0, 3.0, 1e6]),
+        max=st.integers(0, 3),
         surfaces=st.sampled_from([(), ("home",), ("search",)]),
         ends_at=st.sampled_from([None, START]),
     ),
@@ -40,16 +45,47 @@ rules = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(rules, st.sampled_from(USERS), st.integers(1, 40), st.sampled_from(["home", "search"]), st.lists(st.integers(0, 30), max_size=4))
-def test_rules_and_exclusions_always_hold(found: list[Rule], user: str, k: int, surface: str, exclude: list[int]) -> None:
+@given(
+    rules,
+    st.sampled_from(USERS),
+    st.integers(1, 40),
+    st.sampled_from(["home", "search"]),
+    st.lists(st.integers(0, 30), max_size=4),
+    st.sampled_from([Variety(), Variety(2.0), Variety(0.5, 1, 2)]),
+)
+def test_rules_and_exclusions_always_hold(found: list[Rule], user: str, k: int, surface: str, exclude: list[int], variety: Variety) -> None:
     """Rule: no list has an item that is blocked, filtered out, excluded, seen, unavailable or not yet released; each item stands once."""
     shop = Shop().live(60)
     compiled = compile_rules(found)
     shop.model.use_rules(compiled)
+    shop.model.variety = variety
     taste = shop.taste(user)
     names = tuple(f"i{n}" for n in exclude)
     ranking = shop.model.rank([Ask(taste, k, surface, exclude=names)])[0]
     listed = [one.item_id for one in ranking.items]
+    scores = [one.score for one in ranking.items]
+    assert scores == sorted(scores, reverse=True)
+    for one in ranking.items:
+        assert math.isclose(sum(part.weight for part in one.reasons), one.score, rel_tol=1e-3, abs_tol=1e-3)
+    active = compiled.active(surface, {}, taste.now)
+    pinned = {part.rule_id for one in ranking.items for part in one.reasons if part.kind == "rule"}
+    assert pinned <= {rule.rule_id for rule in active if rule.action in ("pin", "boost", "bury")}
+    pins = [rule for rule in active if rule.action == "pin"]
+    for rule in active:
+        held = [name for name in listed if matches(compiled.match_of(rule.rule_id), entry(shop, name))]
+        if rule.action == "cap" and rule.max is not None and not pins:
+            assert len(held) <= rule.max
+    if len(pins) == 1 and pins[0].rank is not None and pins[0].rank < len(listed):
+        able = [
+            item
+            for at in np.flatnonzero(shop.model.open_for(taste)).tolist()
+            if (item := shop.model.catalogue.items[at]) is not None
+            and matches(compiled.match_of(pins[0].rule_id), item)
+            and not compiled.blocked(item, surface, {}, taste.now)
+            and item.item_id not in names
+        ]
+        if able:
+            assert matches(compiled.match_of(pins[0].rule_id), entry(shop, listed[pins[0].rank]))
     assert len(set(listed)) == len(listed) <= k
     catalogue, stats = shop.model.catalogue, shop.model.stats
     for name in listed:
@@ -62,6 +98,13 @@ def test_rules_and_exclusions_always_hold(found: list[Rule], user: str, k: int, 
         assert item_key(name) not in taste.seen
         assert catalogue.since[at] <= taste.now or stats.first_time[at]
     assert ranking.note or listed
+
+
+def entry(shop: Shop, name: str) -> Item:
+    """A listed item's entry."""
+    item = shop.model.catalogue.items[shop.model.catalogue.index[item_key(name)]]
+    assert item is not None
+    return item
 
 
 @settings(max_examples=30, deadline=None)
