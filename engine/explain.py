@@ -26,6 +26,7 @@ _ALONE = {
     "bias": ("as for any item in this user's situation", "as for any item in this user's situation"),
     "history": ("it goes with the rest of what the user took", "the rest of what the user took speaks against it"),
     "query": ("it fits the search", "it does not fit the search"),
+    "shown": ("it was shown and not taken", "it was shown again and again and not taken"),
     "unknown_item": ("the catalogue does not have it", "the catalogue does not have it"),
 }
 """Kind of a reason -> what it says where its weight is above 0, and where it is below."""
@@ -224,7 +225,7 @@ def of_item(
     told_of = now if now is not None else only
     if now is None and only is not None and item is not None:
         score = f"score {only['score']:.3f}{needed}"
-        yield f"  - if that were not so: {score}" if against else f"  - below the {len(ranked['items'])} strongest: {score}"
+        yield f"  - if that were not so: {score}" if against else f"  - not among the {len(ranked['items'])} of a list made now: {score}"
     elif now is None and not against:
         yield "  - it may be listed, and no list of now has it"
     if told_of is not None and item is not None:

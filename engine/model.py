@@ -189,6 +189,8 @@ class Model:
         self._orders: dict[tuple[str, ...], Orders] = {}  # ids of rules in force -> what they ask for, as long
         self.variety = Variety()
         """How different the items of a list are to be, searches excepted."""
+        self.fatigue = 0.0
+        """How much it counts against an item that it was shown in vain, searches excepted: times `Taste.weary`."""
 
     def use(self, prepared: Prepared) -> None:
         """Switch generation: vectors and weights are those of this one from the next list on. A moment's work in any catalogue."""
@@ -335,6 +337,7 @@ class Model:
             np.array(extras, np.float32).reshape(-1, n),
             np.array([ask.reasons for ask in asks]),
             *steering.arrays(n),
+            *self._weary(asks),
         )
         most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
@@ -417,6 +420,13 @@ class Model:
             left = self._match(Match.of(ask.filters))
             allowed = left if allowed is None else allowed & left
         return allowed
+
+    def _weary(self, asks: Sequence[Ask]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """For `kernels.Asks`: what users are weary of."""
+        found = [ask.taste.weary if self.fatigue and not ask.searches else () for ask in asks]
+        every = [one for some in found for one in some]
+        places = self.catalogue.places.of(np.array([key for key, _ in every], np.uint64))
+        return starts_of(map(len, found)), places, np.array([self.fatigue * much for _, much in every], np.float32)
 
     def _steering(self, asks: Sequence[Ask]) -> Steering:
         """What rules and variety ask of some lists."""

@@ -120,6 +120,14 @@ class Settings(BaseModel):
         "1/s",
         ge=0,
     )
+    fatigue: float = _about(
+        0,
+        "how much it counts against an item that `impression` events showed to a user again and again, and that was not taken: "
+        "n times divide its odds by n to this power, less as weeks go by; 0: not at all, and nothing of it is kept",
+        "strength",
+        ge=0,
+        le=5,
+    )
     seen_cap: int = _about(4000, "a user's items that are remembered as seen and kept out of lists", "items", ge=0)
 
     # Learning

@@ -19,7 +19,7 @@ DAY = 86_400_000
 @pytest.fixture(scope="module")
 def world(embedded: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """An installation with forty items, two of which can't be listed, a worker, and Ann, who clicks what her neighbours click."""
-    with Installation(embedded, "explain.", tmp_path_factory.mktemp("explain")) as world:
+    with Installation(embedded, "explain.", tmp_path_factory.mktemp("explain"), fatigue=5) as world:
         odd: dict[str, dict[str, Any]] = {"i38": {"available": False}, "i39": {"available_from": NOW_MS + 3 * DAY}}
         for item in catalogue():
             world.put(world.names.items, item["item_id"], {**item, **odd.get(item["item_id"], {})})
@@ -76,6 +76,20 @@ def test_an_item(world: Installation) -> None:
         found = explain(world, "ann", item).stdout
         assert f"  - {why}" in found, found
     assert "  - if that were not so: score " in explain(world, "ann", "i30").stdout
+
+
+def test_fatigue(world: Installation) -> None:
+    """Rule: what impressions showed again and again and the user did not take comes lower, and the list and its explanation say why."""
+    hour = DAY // 24
+    world.event("f1", "bea", "i30", timestamp=NOW_MS - 9 * hour)
+    for n in range(4):
+        world.event(f"f-shown-{n}", "bea", None, type="impression", items=["i31", "i7"], timestamp=NOW_MS - (8 - n) * hour)
+    world.event("f2", "bea", "i29", timestamp=NOW_MS - hour)
+    listed = world.list_after("f2", user="bea")["items"]
+    assert listed[0]["item_id"] != "i31", listed[0]
+    found = explain(world, "bea", "i31").stdout
+    (weight,) = [float(line.split()[0]) for line in found.splitlines() if line.endswith("it was shown again and again and not taken")]
+    assert -5 * 1.387 < weight < -5 * 1.3  # 5 ln 4, some hours ago
 
 
 def test_rules(world: Installation) -> None:

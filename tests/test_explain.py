@@ -93,7 +93,7 @@ def test_where_an_item_stands() -> None:
         "       +0.500  it is popular, lately or for long",
     ]
     far = list(of_item("i5", standing, listed("i1", "i2"), listed("i5", reasons=reasons), "home", known(row=None)))
-    assert far[1] == "  - below the 2 strongest: score 5.000; place 2 has 4.000"
+    assert far[1] == "  - not among the 2 of a list made now: score 5.000; place 2 has 4.000"
     sooner = list(of_item("i5", standing, listed("i5", "i1"), None, "home", known(row=None)))
     assert "a list made now has it at place 1" in sooner[1]
     seen = list(of_item("i1", listed("i5"), listed("i5"), listed("i1"), "home", known()))
