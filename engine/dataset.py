@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 from engine.errors import DatasetError, shorten
 from engine.records import EVENT_TYPES, Item
 
+PRICED = frozenset({"cart", "purchase"})
+"""Event types whose `value` is a price; elsewhere a price stands in the context."""
 ITEMS = "items.tsv.gz"
 EVENTS = "events.tsv.gz"
 META = "META.json"
@@ -64,6 +66,16 @@ class Dataset:
     available_from: tuple[float | None, ...]
     index: Mapping[str, int]
     rows: tuple[Row, ...]
+
+
+def value_of(row: Row) -> float | None:
+    """What an event of this row has as its `value` (contract: events): a rating or a price, by type.
+
+    >>> value_of(Row(7, 0.0, "u1", 0, "s", b"", "purchase", "i1", None, 4.25, 6.0))
+    4.25
+    """
+    value = row.rating if row.type == "rating" else row.price if row.type in PRICED else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def moment(text: str | None) -> float | None:

@@ -14,16 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from engine.dataset import Dataset, Row
+from engine.dataset import Dataset, Row, value_of
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
 from engine.item import ItemState, apply_deltas
 from engine.learning import FIRST, Delay, Delays, learns_from
 from engine.model import Ask as Wish
-from engine.model import Model
+from engine.model import Model, Ranking
 from engine.neighbours import Neighbours
+from engine.objective import Objective
 from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
@@ -41,6 +43,7 @@ CHANNELS: Mapping[str, str] = {"text": "text", "popularity": "popular", "trendin
 """Channel -> the feature that alone orders its list."""
 RANDOM = "random"
 LATEST_MS = 1 << 53
+CHANCE_DIGITS = 7  # of a probability that is written down
 Progress = Callable[[int, int], None]
 
 
@@ -102,6 +105,9 @@ class Evaluation:
     """Events that all become examples, see `learns_from`."""
     as_live: bool = False
     """A list's now is the time of the newest event, as in a worker (`ListMaker.stream_time`), not that of the case."""
+    objective: Objective = field(default_factory=Objective)
+    calibrated: bool = True
+    """Answers have calibrated probabilities; else shares of the softmax as they are."""
 
     def __post_init__(self) -> None:
         self.model = Model(self.vectors.shape[1], self.decay)
@@ -146,13 +152,21 @@ class Evaluation:
         with self.peek(taste):
             ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
             features = self.model.features(taste)
+            scores = self._probabilities(taste, ranking)
         open_ = self.model.open_for(taste)
         draw = np.random.default_rng(hash64(case.id)).random(len(open_))
         ranks: dict[str, int | None] = {}
         for name in (*CHANNELS, RANDOM):
             score = draw if name == RANDOM else features.named(CHANNELS[name])
             ranks[name] = _rank(score, open_, case.target, draw)
-        return Answer(case, tuple(one.item_id for one in ranking.items), ranks, case.target not in self.used)
+        return Answer(case, tuple(one.item_id for one in ranking.items), ranks, case.target not in self.used, scores)
+
+    def _probabilities(self, taste: Taste, ranking: Ranking) -> tuple[float, ...]:
+        """Per listed item how probable it is that the user takes it next."""
+        items, logs = self.model.shares(taste)
+        found = self.model.ranker.calibration.probabilities(logs) if self.calibrated else np.exp(logs)
+        of = dict(zip(items.tolist(), found.tolist(), strict=True))
+        return tuple(round(of[self.dataset.index[one.item_id]], CHANCE_DIGITS) for one in ranking.items)
 
     def learn(self, row: Row) -> None:
         """Learn one event as a worker does: first the ranker with everything as it was before, then the user's row, then the items'."""
@@ -213,7 +227,7 @@ class Evaluation:
 
     def _is_target(self, row: Row, seen: Container[int]) -> bool:
         """Whether the ranker may learn that the user took this: with `repeats` anything, else what is new to the user."""
-        return self.repeats or self.keys[row.item] not in seen
+        return self.objective.weight(row.type, value_of(row)) > 0 and (self.repeats or self.keys[row.item] not in seen)
 
     def _chosen(self, number: int) -> bool:
         return learns_from(hash64(str(number)), number, self.first)
@@ -221,7 +235,9 @@ class Evaluation:
     def _examples(self, taste: Taste, targets: Sequence[tuple[int, Row]]) -> Sequence[Example]:
         self._publish(taste)
         positions = [Position("events", 1, 0, number) for number, _ in targets]
-        return self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions)
+        weights = {number: self.objective.weight(row.type, value_of(row)) for number, row in targets}
+        made = self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions)
+        return [msgspec.structs.replace(example, weight=weights[example.offset]) for example in made]
 
     def _apply(self, row: Row, number: int) -> Change:
         """The user's own row."""

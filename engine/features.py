@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine import kernels
 from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
+from engine.fatigue import weariness
 from engine.kernels import LONGEST
 from engine.partition import item_key
 from engine.space import Floats
@@ -81,7 +82,7 @@ SIZES = (3, 20)  # events: a new user has at most the first, a known one more th
 class Taste:
     """What a user's row says to the ranker, copied out of it: newest first. `recent`: hash64 of the liked items; `ids` their ids;
     `seen`: hash64 of all items that may not be listed again; `now`, `last_time` in ms; `events`: how many so far; `together`: so many of
-    `recent` belong to the user's last session.
+    `recent` belong to the user's last session; `weary`: hash64 and weight of items shown in vain (`engine.fatigue.weariness`).
     """
 
     recent: tuple[int, ...]
@@ -91,6 +92,7 @@ class Taste:
     last_time: int
     events: int
     together: int = 0
+    weary: tuple[tuple[int, float], ...] = ()
 
 
 def taste_of(state: UserState | None, now: int) -> Taste:
@@ -100,7 +102,8 @@ def taste_of(state: UserState | None, now: int) -> Taste:
     found = liked(state.history, LONGEST)
     session = together(found, found[0].time, found[0].session) if found else 0
     ids = tuple(one.item_id for one in found[: max(RECENT, session)])
-    return Taste(tuple(map(item_key, ids)), ids, tuple(state.seen), now, state.last_time, state.events, session)
+    weary = tuple(weariness(state.shown, now // 1000)) if state.shown else ()
+    return Taste(tuple(map(item_key, ids)), ids, tuple(state.seen), now, state.last_time, state.events, session, weary)
 
 
 def situations(tastes: Sequence[Taste]) -> NDArray[np.intp]:

@@ -41,8 +41,8 @@ POPULARITY = 4  # so many shared features from the first say how popular an item
 LASTING, SEASON, SAME, LATER = 0, 1, 2, 3  # columns of a neighbour's weights
 
 # kinds of reasons, in the order of `engine.reasons.KINDS`
-BY_POPULARITY, BY_AGE, BIAS, HISTORY, QUERY, WITH, ALIKE = range(7)
-PARTS = 5 + NAMED
+BY_POPULARITY, BY_AGE, BIAS, HISTORY, QUERY, WITH, ALIKE, SHOWN = range(8)
+PARTS = 6 + NAMED
 """Parts of one item's score at most."""
 ALONE, UNKNOWN, PLAIN = 0, 1, 2
 VARIANTS = 3
@@ -96,7 +96,7 @@ class Asks(NamedTuple):
     """What is to be listed for each of them: `k` items of those that `masks[mask[b]]` allows but for `hidden` (indices, -1: none), or
     where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted;
     `shift[b]`: row of `shifts` to add as well, or -1, which is told elsewhere; `pins`: of the items that each of the list's pins matches
-    the best one is picked, whatever its score.
+    the best one is picked, whatever its score; `weary`: indices (-1: none) of items shown in vain, from whose scores `penalty` is taken.
     """
 
     k: Array
@@ -114,6 +114,9 @@ class Asks(NamedTuple):
     shifts: Array
     pin_start: Array
     pins: Array
+    weary_start: Array
+    weary: Array
+    penalty: Array
 
 
 class Picked(NamedTuple):
@@ -479,6 +482,9 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
         if asks.shift[b] >= 0:
             for i in range(m):
                 scores[i] += asks.shifts[asks.shift[b], pool[i]]
+        for w in range(asks.weary_start[b], asks.weary_start[b + 1]):
+            if asks.weary[w] >= 0 and place[asks.weary[w]] >= 0:
+                scores[place[asks.weary[w]]] -= asks.penalty[w]
         if asks.fixed[b]:
             allowed[:m] = True
             kept = strongest(world.hashes, pool, scores[:m], allowed[:m], m, out)
@@ -648,6 +654,10 @@ def tell(
                 asked = np.float64(asks.extras[asks.extra[b], item])
                 add_part(asked, QUERY, -1, lists, b, i, digits)
                 total -= asked
+            for w in range(asks.weary_start[b], asks.weary_start[b + 1]):
+                if asks.weary[w] == item:
+                    add_part(-np.float64(asks.penalty[w]), SHOWN, -1, lists, b, i, digits)
+                    total += np.float64(asks.penalty[w])
             for feature in range(POPULARITY):
                 popular += np.float64(weight[feature]) * world.shared[feature, item]
             alone, bias = np.float64(again.linear[row, i]), np.float64(more[row + PLAIN, i])

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import kernels
+from engine import calibration, kernels
 from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.diversity import NO_MASKS, Kinds
@@ -40,6 +40,8 @@ NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
 CANDIDATES = 300
 """The strongest items by the linear score, among which the networks choose."""
+HEARD = 64
+"""Items beyond these that are asked what the networks add to items as they mostly are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ class Model:
         self._orders: dict[tuple[str, ...], Orders] = {}  # ids of rules in force -> what they ask for, as long
         self.variety = Variety()
         """How different the items of a list are to be, searches excepted."""
+        self.fatigue = 0.0
+        """How much it counts against an item that it was shown in vain, searches excepted: times `Taste.weary`."""
 
     def use(self, prepared: Prepared) -> None:
         """Switch generation: vectors and weights are those of this one from the next list on. A moment's work in any catalogue."""
@@ -274,7 +278,33 @@ class Model:
             stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
             packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
             made.append(Example(*position, situation, packed, self.generation, context))
+        if positions[0].offset % calibration.EVERY == 0:
+            made[0] = self._with_list(made[0], taste, taken_at)
         return made
+
+    def shares(self, taste: Taste) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """What the scores say of what the user takes next, whatever rules say: the CANDIDATES strongest of what may be listed, best first,
+        as (n,) catalogue indices, and (n,) logarithms of their shares of a softmax over all that may be.
+        """
+        open_ = np.flatnonzero(self.open_for(taste))
+        features = self.features(taste)
+        situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
+        linear = features.scores(self.ranker.weights()[situation].astype(np.float32))[open_]
+        order = np.argpartition(-linear, CANDIDATES) if len(linear) > CANDIDATES else np.arange(len(linear))
+        pool, rest = order[:CANDIDATES], np.sort(order[CANDIDATES:])
+        heard = rest[:: max(1, len(rest) // HEARD)]
+        added = self.ranker.network.added(features.rows(open_[np.concatenate([pool, heard])]), context, situation)
+        scores = linear[pool] + added[: len(pool)]
+        logs = calibration.log_shares(scores, linear[rest], linear[heard], added[len(pool) :])
+        best = np.argsort(-logs, kind="stable")
+        return open_[pool[best]], logs[best]
+
+    def _with_list(self, example: Example, taste: Taste, taken: Sequence[int]) -> Example:
+        """An example that also says what would have been listed, and which of that was taken."""
+        items, logs = self.shares(taste)
+        first = items[: calibration.LISTED].tolist()
+        places = tuple(first.index(at) for at in taken if at in first)
+        return msgspec.structs.replace(example, listed=tuple(logs[: len(first)].tolist()), taken=places)
 
     def _draft(self, asks: Sequence[Ask]) -> Draft:
         n = len(self.catalogue)
@@ -307,6 +337,7 @@ class Model:
             np.array(extras, np.float32).reshape(-1, n),
             np.array([ask.reasons for ask in asks]),
             *steering.arrays(n),
+            *self._weary(asks),
         )
         most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
@@ -389,6 +420,13 @@ class Model:
             left = self._match(Match.of(ask.filters))
             allowed = left if allowed is None else allowed & left
         return allowed
+
+    def _weary(self, asks: Sequence[Ask]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """For `kernels.Asks`: what users are weary of."""
+        found = [ask.taste.weary if self.fatigue and not ask.searches else () for ask in asks]
+        every = [one for some in found for one in some]
+        places = self.catalogue.places.of(np.array([key for key, _ in every], np.uint64))
+        return starts_of(map(len, found)), places, np.array([self.fatigue * much for _, much in every], np.float32)
 
     def _steering(self, asks: Sequence[Ask]) -> Steering:
         """What rules and variety ask of some lists."""

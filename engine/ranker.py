@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.calibration import Calibration
 from engine.errors import StateError
 from engine.features import CONTEXT, NAMES, SITUATIONS
 from engine.network import Net, Network
@@ -35,14 +36,15 @@ PRIOR = {
     "date": 0.5,
 }
 """Weights before anything is learned; the others begin at 0."""
-FORMAT = 3
+FORMAT = 4
 
 
 class Example(msgspec.Struct, array_like=True, frozen=True):
     """What was taken and what else could have been, with the features as they were: `features` (1 + negatives, F + 1) float32 bytes, the
     item taken first, the last column the logarithm of how many items the row stands for. `source`, `epoch`, `partition`, `offset`: the
     event that took it; `generation`: that of the features; `context`: the user's
-    (`engine.features.contexts`); `weight`: how much it counts.
+    (`engine.features.contexts`); `weight`: how much it counts; `listed`: of one in some, logarithms of the shares that the first items of
+    the user's list had (`engine.calibration`), and `taken`: places in it, from 0, of what was taken.
     """
 
     source: str
@@ -54,6 +56,8 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
     generation: str
     context: tuple[float, ...]
     weight: float = 1.0
+    listed: tuple[float, ...] = ()
+    taken: tuple[int, ...] = ()
 
     def matrix(self) -> Floats:
         """(1 + negatives, F + 1) float32.
@@ -70,7 +74,8 @@ class Example(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass
 class Ranker:
-    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients; `network`: what is added to their scores.
+    """`common` (F,), `own` (SITUATIONS, F) float64, and their sums of squared gradients; `network`: what is added to their scores;
+    `calibration`: from shares of these to probabilities.
 
     `version` counts the examples learned; `generation`: whose features it learned last. A new generation goes on from these weights.
     """
@@ -82,6 +87,7 @@ class Ranker:
     version: int = 0
     generation: str = ""
     network: Network = field(default_factory=Network.new)
+    calibration: Calibration = field(default_factory=Calibration)
     rate: float = 0.1
     own_rate: float = 0.05
 
@@ -92,7 +98,8 @@ class Ranker:
     def finite(self) -> bool:
         """Whether all weights are, and all sums of squares above 0."""
         sums = (self.common_squares, self.own_squares)
-        return bool(np.isfinite(self.weights()).all() and all((part > 0).all() for part in sums) and self.network.finite())
+        linear = np.isfinite(self.weights()).all() and all((part > 0).all() for part in sums)
+        return bool(linear and self.network.finite() and self.calibration.finite())
 
     def learn(self, example: Example) -> None:
         """One step on one example; a step that is not finite is not taken.
@@ -101,6 +108,8 @@ class Ranker:
             ValueError: see `Example.matrix`.
         """
         rows, situation = example.matrix(), example.situation
+        if example.listed:
+            self.calibration.learn(example.listed, example.taken)
         x = rows[:, :-1].astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is looked for just below
             score = x @ (self.common + self.own[situation]) + rows[:, -1]
@@ -139,6 +148,7 @@ class RankerState(msgspec.Struct, array_like=True):
     applied: dict[str, tuple[int, int]]
     generation: str
     network: NetworkState
+    calibration: tuple[float, float, float, float, int]
 
 
 def pack_ranker(ranker: Ranker, applied: dict[str, tuple[int, int]]) -> bytes:
@@ -148,7 +158,8 @@ def pack_ranker(ranker: Ranker, applied: dict[str, tuple[int, int]]) -> bytes:
     one = ranker.network
     net, squares = ([part.tobytes() for part in parts] for parts in (one.net, one.squares))
     network = NetworkState(net, squares, one.sums.tobytes(), one.sums_squared.tobytes(), one.rows, one.learned, one.edge)
-    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied, ranker.generation, network))
+    learned = ranker.calibration.packed()
+    return msgspec.msgpack.encode(RankerState(FORMAT, ranker.version, NAMES, packed, applied, ranker.generation, network, learned))
 
 
 def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
@@ -179,7 +190,8 @@ def unpack_ranker(raw: bytes) -> tuple[Ranker, dict[str, tuple[int, int]]]:
     sums = (_like(network.sums, one.sums), _like(network.sums_squared, one.sums_squared))
     network = Network(net, squares, *sums, one.rows, one.learned, one.edge)
     common, own, common_squares, own_squares = arrays
-    ranker = Ranker(common, own, common_squares, own_squares, state.version, state.generation, network)
+    learned = Calibration.unpacked(state.calibration)
+    ranker = Ranker(common, own, common_squares, own_squares, state.version, state.generation, network, learned)
     if not ranker.finite():
         raise StateError("ranker_not_finite", "a weight that is not finite", "finite weights", "let the ranker learn anew")
     return ranker, state.applied

@@ -3,8 +3,9 @@
 Kinds: `often_together` (used together with the named item) and `similar_text` (its text is near the named item's): leaving the named item
 out of the user's history lowers the score by the weight. `history`: what the whole history adds to the score, less the named items'
 weights; how items go together stands here. Without any history there is left: `popular` (used often, lately or ever), `new` (how recent
-or untried it is) and `bias` (what any item has in this user's situation). `query`: it fits the search. `rule`: the named rule moved it;
-`diversity`: it is like the named item of the list. `unknown_item`: the catalogue does not have it.
+or untried it is) and `bias` (what any item has in this user's situation). `query`: it fits the search. `shown`: it was shown again and
+again and not taken. `rule`: the named rule moved it; `diversity`: it is like the named item of the list. `unknown_item`: the catalogue does
+not have it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from engine import kernels
 
 DIGITS = 6  # that are told: parts rounded so still add up within 1e-5
-KINDS = ("popular", "new", "bias", "history", "query", "often_together", "similar_text")
+KINDS = ("popular", "new", "bias", "history", "query", "often_together", "similar_text", "shown")
 """In the order of the numbers that `engine.kernels` gives them."""
 _KINDS = np.array(KINDS, object)
 

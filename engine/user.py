@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from engine.fatigue import Shown, show
 from engine.partition import hash64, item_key
 from engine.records import Event
 from engine.rowcodec import RowCodec
@@ -43,7 +44,8 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
 class Limits:
     """Bounds of a row, and what the events' types weigh.
 
-    Units: `history` and `seen` in items, `event_ids` in events, `event_id_age_ms` in milliseconds, `pair_window` in items.
+    Units: `history`, `seen` and `shown` (`engine.fatigue`; 0: none is kept) in items, `event_ids` in events, `event_id_age_ms` in
+    milliseconds, `pair_window` in items.
     """
 
     history: int = 100
@@ -52,6 +54,7 @@ class Limits:
     event_id_age_ms: int = 7 * 86_400_000
     pair_window: int = 15
     low_rating: float = 3.5
+    shown: int = 0
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
 
     def weight(self, event: Event) -> float:
@@ -104,7 +107,7 @@ class UserState(msgspec.Struct, array_like=True):
     """A user's row. Mutable and owned by one worker; every change goes through its methods.
 
     `applied`: (source, partition) as "source/partition" -> [epoch, last offset]. `seen` and `event_ids`: hash64 -> event time in seconds,
-    oldest entry first. `generation`: the one in force when the row last changed.
+    oldest entry first. `shown`: see `engine.fatigue.show`. `generation`: the one in force when the row last changed.
     """
 
     history: list[Interaction] = []
@@ -119,6 +122,7 @@ class UserState(msgspec.Struct, array_like=True):
     alias_of: str = ""
     erased_at: int = 0
     attributes: dict[str, Any] = {}
+    shown: dict[int, Shown] = {}
 
     def covers(self, position: Position) -> bool:
         """Whether the record at `position` is already part of this row."""
@@ -142,6 +146,8 @@ class UserState(msgspec.Struct, array_like=True):
         self.events += 1
         self.first_time = min(self.first_time, time) if self.first_time else time
         self.last_time = max(self.last_time, time)
+        if event.type == "impression" and limits.shown:
+            show(self.shown, [key for key in map(item_key, event.items) if key not in self.seen], time // 1000, limits.shown)
         if event.item_id is None:
             return Change(Verdict.APPLIED)
         weight = limits.weight(event)
@@ -199,6 +205,7 @@ class UserState(msgspec.Struct, array_like=True):
         key, seen = item_key(item_id), self.seen
         seen.pop(key, None)
         seen[key] = time // 1000
+        self.shown.pop(key, None)
         if len(seen) > limits.seen:
             del seen[next(iter(seen))]
 

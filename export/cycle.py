@@ -40,6 +40,7 @@ import numpy as np
 from engine.errors import ArtefactError
 from engine.generation import Generation, check_sums, sha256_of
 from engine.manifest import CHECKPOINT, Gate, Manifest
+from engine.objective import Objective
 from engine.ranker import Ranker
 from engine.records import Item
 from engine.registry import Registry, number_of
@@ -115,7 +116,8 @@ class Silent:
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a cycle. `events`: the newest so many are read; `fewest`: with less new ones there is nothing to do; `held_out`: share of
-    them that is not trained on; `as_it_is`: no tuning, the checkpoint is judged as it is.
+    them that is not trained on; `weights`, `objective`: what event types say of a taste, and how much examples of them count for the ranker
+    (a cycle's events have no values); `as_it_is`: no tuning, the checkpoint is judged as it is.
     """
 
     tuning: Tuning = Tuning()
@@ -125,6 +127,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     robot_events_per_day: int = 2_000
     user_events: int = 500
     weights: dict[str, float]
+    objective: dict[str, float] = {}
     threads: int = 1
     checkpoint: str | None = None
     as_it_is: bool = False
@@ -302,6 +305,7 @@ class Cycle:
                 ranker=parent.ranker(),
                 limits=Limits(weights=self.plan.weights),
                 watch=self.watch,
+                objective=Objective(self.plan.objective),
             )
             return judged.gate, judged.ranker
 

@@ -18,6 +18,7 @@ from engine.dataset import Dataset
 from engine.evaluate import Answer, Evaluation
 from engine.figures import DIGITS, gain
 from engine.manifest import Compared, Gate
+from engine.objective import Objective
 from engine.ranker import Ranker
 from engine.space import Floats
 from engine.user import Limits
@@ -71,6 +72,7 @@ def judge(
     limits: Limits,
     watch: Watch,
     cases: int = CASES,
+    objective: Objective | None = None,
 ) -> Judged:
     """Compare two generations of vectors.
 
@@ -84,6 +86,7 @@ def judge(
         limits: of users' rows.
         watch: told of progress.
         cases: cases at most.
+        objective: how much examples count for the weights; None: all alike.
     """
     runs = []
     for name, vectors in (("active", active), ("candidate", candidate)):
@@ -91,7 +94,7 @@ def judge(
         def told(done: int, total: int, name: str = name) -> None:
             watch(f"judge the {name}", done, total)
 
-        runs.append(_run(dataset, vectors, start_ms, ranker, limits, told, cases))
+        runs.append(_run(dataset, vectors, start_ms, ranker, limits, objective or Objective(), told, cases))
     one, other = runs
     lists = {}
     counted = evenly(one.users)
@@ -163,9 +166,16 @@ def compared(users: Sequence[str], active: NDArray[np.float64], candidate: NDArr
 
 
 def _run(
-    dataset: Dataset, vectors: Floats, start_ms: int, ranker: Ranker | None, limits: Limits, told: Callable[[int, int], None], cases: int
+    dataset: Dataset,
+    vectors: Floats,
+    start_ms: int,
+    ranker: Ranker | None,
+    limits: Limits,
+    objective: Objective,
+    told: Callable[[int, int], None],
+    cases: int,
 ) -> _Run:
-    run = Evaluation(dataset, vectors, limits)
+    run = Evaluation(dataset, vectors, limits, objective=objective)
     if ranker is not None:
         run.model.ranker = deepcopy(ranker)
     answers = list(run.answers("next", cases, told, start_ms / 1000))

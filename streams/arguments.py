@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import BadSettings, HeadwaterError, Problem
-from streams.settings import Settings, load
+from streams.settings import ENV_PREFIX, Settings, load
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 """Data sets that come with the source, known by their names."""
@@ -24,9 +24,10 @@ Broker = Annotated[str | None, typer.Option(help="kafka://host:port, instead of 
 Types = Annotated[list[str] | None, typer.Option("--type", help="own event type = contract's event type; may be given again")]
 
 
-def settings_of(context: typer.Context, broker: str | None = None) -> Settings:
-    """The settings of this run; an argument goes before the environment."""
-    return load(os.environ | ({"HEADWATER_BROKER": broker} if broker else {}), context.obj)
+def settings_of(context: typer.Context, broker: str | None = None, **others: str | None) -> Settings:
+    """The settings of this run; an argument (the broker, or another setting as text by its name) goes before the environment."""
+    given = {f"{ENV_PREFIX}{name.upper()}": value for name, value in {"broker": broker, **others}.items() if value}
+    return load(os.environ | given, context.obj)
 
 
 def folder_of(name: str) -> Path:

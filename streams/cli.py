@@ -15,6 +15,7 @@ from streams import cli_gateway, cli_generations, cli_rules, cli_train
 from streams.arguments import Broker, DataSet, Types, bar, folder_of, late, mapping_of, settings_of
 from streams.cli_backfill import backfill
 from streams.cli_compare import compare
+from streams.cli_explain import explain
 from streams.cli_load import events_app, items_app
 from streams.cli_up import lists, up
 from streams.settings import Settings, shown, unit_of
@@ -27,6 +28,7 @@ app.add_typer(cli_rules.app, name="rules")
 app.command()(backfill)
 app.command()(up)
 app.command()(lists)
+app.command()(explain)
 app.add_typer(items_app, name="items")
 app.add_typer(events_app, name="events")
 app.command("gateway")(cli_gateway.gateway)
@@ -166,6 +168,15 @@ def evaluate(
     generation: Annotated[str | None, typer.Option(help="a generation's id; the newest if none")] = None,
     types: Types = None,
     repeats: Annotated[bool, typer.Option("--repeats", help="items that a user had before are targets and candidates too")] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated/--uncalibrated", help="probabilities of listed items as calibrated, or as the softmax gives them")
+    ] = True,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="event type=weight of its examples, instead of the setting; may be given again")
+    ] = None,
+    objective_value: Annotated[
+        list[str] | None, typer.Option(help="event type=value that counts once, instead of the setting; may be given again")
+    ] = None,
     lists: Annotated[Path | None, typer.Option(help="judge the lists of this file (as --predictions writes them), make none")] = None,
     against: Annotated[Path | None, typer.Option(help="lists of the same cases to compare with, paired by user")] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
@@ -183,7 +194,8 @@ def evaluate(
     tables = [t for t in TABLES if table in (t, "both")]
     if not tables:
         raise BadSettings([Problem("table", "bad_choice", repr(table), "next, session or both", "choose one of them")])
-    settings = settings_of(context)
+    given = {"objective_weights": ",".join(objective or ()), "objective_values": ",".join(objective_value or ())}
+    settings = settings_of(context, **given)
     late("streams.evaluation").main(
         folder_of(dataset),
         registry=registry or settings.registry,
@@ -195,6 +207,8 @@ def evaluate(
         types=mapping_of(types),
         generation=generation,
         repeats=repeats,
+        calibrated=calibrated,
+        objective=settings.objective,
         lists=lists,
         against=against,
         report=report,

@@ -86,6 +86,7 @@ def plan_of(settings: Settings, checkpoint: Path | None, *, as_it_is: bool, acti
         held_out=settings.train_held_out,
         robot_events_per_day=settings.robot_events_per_day,
         weights=settings.event_weights,
+        objective=settings.objective_weights,
         threads=threads,
         checkpoint=None if checkpoint is None else str(checkpoint),
         as_it_is=as_it_is,

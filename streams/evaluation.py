@@ -28,6 +28,7 @@ from engine.evaluate import Answer, Evaluation, TableFigures, figures_of
 from engine.figures import Figures
 from engine.generation import Generation
 from engine.learning import Delays
+from engine.objective import Objective
 from engine.protocol import TABLES, Table, stream
 from engine.ratings import rating_errors
 from engine.registry import Registry
@@ -56,6 +57,8 @@ def main(
     types: Mapping[str, str] | None = None,
     generation: str | None = None,
     repeats: bool = False,
+    calibrated: bool = True,
+    objective: Objective | None = None,
     lists: Path | None = None,
     against: Path | None = None,
     report: Path | None = None,
@@ -74,6 +77,8 @@ def main(
         types: own event type -> the contract's.
         generation: its id; None: the newest.
         repeats: items that a user had before are targets and candidates too.
+        calibrated: lists say calibrated probabilities; else shares of the softmax.
+        objective: how much examples count, by type and value; None: all alike.
         lists: judge the lists of this file instead of making any.
         against: lists of the same cases that these are compared with.
         report: Markdown file for all figures; a picture of quality along the stream goes beside it.
@@ -95,7 +100,19 @@ def main(
     else:
         with writing(predictions) as out:
             opened = open_generation(Registry(registry, cache), folder, generation, err)
-            made = make_lists(dataset, opened, cache, tables=tables, wanted=wanted, repeats=repeats, out=out, console=err, delays=delays)
+            made = make_lists(
+                dataset,
+                opened,
+                cache,
+                tables=tables,
+                wanted=wanted,
+                repeats=repeats,
+                calibrated=calibrated,
+                objective=objective,
+                out=out,
+                console=err,
+                delays=delays,
+            )
     found: dict[str, Judged] = {}
     for table in tables:
         judged = partial(assess, dataset, table, wanted=wanted, repeats=repeats, vectors=made.vectors)
@@ -154,6 +171,8 @@ def make_lists(
     tables: Sequence[Table],
     wanted: int,
     repeats: bool,
+    calibrated: bool = True,
+    objective: Objective | None = None,
     out: TextIO | None,
     console: Console,
     delays: Delays = IN_TIME,
@@ -171,7 +190,8 @@ def make_lists(
         answers[table] = []
         began = time.perf_counter()
         with bar(console, table) as progress:
-            for answer in Evaluation(dataset, vectors, repeats=repeats, delays=delays).answers(table, wanted, progress):
+            run = Evaluation(dataset, vectors, repeats=repeats, delays=delays, objective=objective or Objective(), calibrated=calibrated)
+            for answer in run.answers(table, wanted, progress):
                 if out:
                     out.write(line_of(answer.case.id, answer.items, answer.scores))
                 answers[table].append(answer)

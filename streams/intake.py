@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import time
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine.decode import decode_event
 from engine.errors import BadRecord, Problem
 from engine.features import taste_of
 from engine.lists import Trigger
+from engine.objective import Objective
 from engine.pairs import Delta, packed, shares, written
 from engine.partition import hash64, item_key, partition_of
 from engine.records import Event
@@ -51,7 +52,7 @@ NO_HEADERS: Headers = {}
 class IntakeRules:
     """What intake decides by. `examples_per_s`: examples at most; `tolerance_ms`: how far an event may be in the
     future; `hold_s`: how long pair deltas wait for more, so that many events share a record; `chosen`: whether the event with this id, at
-    this partition and offset, becomes an example, instead of so many a second.
+    this partition and offset, becomes an example, instead of so many a second; `objective`: how much examples count.
     """
 
     partitions: int
@@ -64,6 +65,7 @@ class IntakeRules:
     lists: bool = True
     hold_s: float = 0.0
     chosen: Callable[[str, int, int], bool] | None = None
+    objective: Objective = field(default_factory=Objective)
 
 
 class Intake:
@@ -166,6 +168,7 @@ class Intake:
             and key not in row.seen
             and row.personalise
             and self._rules.limits.weight(event) > 0
+            and self._rules.objective.weight(event.type, event.value) > 0
             and (chosen is None or chosen(event.event_id, position.partition, position.offset))
         ):
             lesson = taste_of(row, max(time_ms, row.last_time))
@@ -182,7 +185,8 @@ class Intake:
                 deltas.append(Delta(position.offset, time_ms, key, others, change.together))
                 if lesson is not None:
                     self._allowance -= 1.0
-                    self._maker.learn(Lesson(lesson, key, position, owed))
+                    weight = self._rules.objective.weight(event.type, event.value)
+                    self._maker.learn(Lesson(lesson, key, position, owed, weight))
         elif verdict is not Verdict.REDELIVERED or time_ms <= row.erased_at:
             return
         if event.type not in QUIET and self._rules.lists:

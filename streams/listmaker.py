@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, time
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -132,12 +133,13 @@ class Answer:
 
 @dataclass(slots=True)
 class Lesson:
-    """An example to be made: this taste, and the item taken."""
+    """An example to be made: this taste, and the item taken; `weight`: how much it counts (`engine.objective`)."""
 
     taste: Taste
     item: int
     position: Position
     owed: Owed
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,6 +482,8 @@ class ListMaker:
             self._metrics.failures.labels("example").inc()
             log.exception("example_failed", position=str(lesson.position), error=repr(error))
             return None
+        if example is not None and lesson.weight != 1.0:
+            example = msgspec.structs.replace(example, weight=lesson.weight)
         return None if example is None else self._encode_example(example)
 
     def _finish(self, standing: list[Standing], answers: list[Answer], lessons: list[Lesson], examples: int) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from engine.dataset import Dataset, Row
+from engine.dataset import Dataset, Row, value_of
 from engine.errors import BadSettings, BrokerError, Problem
 from engine.protocol import in_order
 from engine.records import EVENT_ID_CHARS, TIME_MIN_MS, Item
@@ -22,8 +22,6 @@ from engine.timestamps import ms_rfc3339
 from streams import security, topics
 from streams.settings import Settings
 
-PRICED = frozenset({"cart", "purchase"})
-"""Event types whose `value` is a price; elsewhere a price stands in the context."""
 ROW_CHARS = 12
 """Room for a colon and a row's number in an event id."""
 LATE_S = 120.0
@@ -92,9 +90,10 @@ def event_record(name: str, row: Row) -> tuple[bytes, bytes]:
         fields["session_id"] = row.session
     numbers = {"rating": row.rating, "price": row.price, "quantity": row.quantity}
     known = {k: v for k, v in numbers.items() if v is not None and math.isfinite(v)}
-    own = "rating" if row.type == "rating" else "price" if row.type in PRICED else ""
-    if own in known:
-        fields["value"] = known.pop(own)
+    value = value_of(row)
+    if value is not None:
+        fields["value"] = value
+        del known["rating" if row.type == "rating" else "price"]
     if known:
         fields["context"] = known
     return row.user.encode(), msgspec.json.encode(fields)

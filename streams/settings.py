@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic_core import ErrorDetails
 
 from engine.errors import BadSettings, Problem, shorten
+from engine.objective import MOST, Objective
 from engine.records import K_MAX, SURFACE_PATTERN
 
 ENV_PREFIX = "HEADWATER_"
@@ -45,9 +46,15 @@ def _listed(value: Any) -> Any:
 
 
 def _mapped(value: Any) -> Any:
-    """A table from text: JSON, or `name=number` between commas. It adds to the defaults."""
+    """A table from text: JSON, or `name=number` between commas."""
     if isinstance(value, str):
         value = json.loads(value) if value.lstrip().startswith("{") else dict(pair.partition("=")[::2] for pair in _listed(value))
+    return value
+
+
+def _added(value: Any) -> Any:
+    """The same, added to the defaults."""
+    value = _mapped(value)
     return {**EVENT_WEIGHTS, **value} if isinstance(value, dict) else value
 
 
@@ -58,7 +65,8 @@ def _about(default: Any, text: str, unit: str = "", **limits: Any) -> Any:
 Surface = Annotated[str, Field(pattern=SURFACE_PATTERN.replace(r"\A", "^").replace(r"\Z", "$"))]
 Surfaces = Annotated[tuple[Surface, ...], BeforeValidator(_listed), Field(min_length=1)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Weights = Annotated[dict[str, float], BeforeValidator(_mapped)]
+Weights = Annotated[dict[str, float], BeforeValidator(_added)]
+Numbers = Annotated[dict[str, float], BeforeValidator(_mapped)]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -112,11 +120,25 @@ class Settings(BaseModel):
         "1/s",
         ge=0,
     )
+    fatigue: float = _about(
+        0,
+        "how much it counts against an item that `impression` events showed to a user again and again, and that was not taken: "
+        "n times divide its odds by n to this power, less as weeks go by; 0: not at all, and nothing of it is kept",
+        "strength",
+        ge=0,
+        le=5,
+    )
     seen_cap: int = _about(4000, "a user's items that are remembered as seen and kept out of lists", "items", ge=0)
 
     # Learning
     event_weights: Weights = _about(
         EVENT_WEIGHTS, "how much an event of each type says, added to the defaults: view=0.2,listen=1", "weight"
+    )
+    objective_weights: Numbers = _about(
+        {}, "what lists are to bring about: how much an event of a type counts for the ranker, 1 if not named: purchase=3,view=0", "weight"
+    )
+    objective_values: Numbers = _about(
+        {}, "types whose events count by their value as well, each with the value that counts once: purchase=25", "value"
     )
     history_size: int = _about(100, "a user's last events that state keeps", "events", ge=1, le=10_000)
     dedupe_events: int = _about(1000, "a user's last event ids that a repeat is looked up in", "events", ge=0, le=100_000)
@@ -205,6 +227,24 @@ class Settings(BaseModel):
         if "cert_file" in info.data and (value is None) != (info.data["cert_file"] is None):
             raise ValueError("cert_file and key_file together, or neither")
         return value
+
+    @field_validator("objective_weights", "objective_values")
+    @classmethod
+    def _is_an_objective(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        for name, number in value.items():
+            known = info.data.get("event_weights", {name: 1.0})
+            if known.get(name, 0.0) <= 0:
+                raise ValueError(f"types that event_weights gives more than 0, not {name!r}: nothing is learned from others")
+            if info.field_name == "objective_weights" and not 0 <= number <= MOST:
+                raise ValueError(f"weights from 0 to {MOST:g}, not {name}={number:g}")
+            if info.field_name == "objective_values" and number <= 0:
+                raise ValueError(f"values above 0, not {name}={number:g}")
+        return value
+
+    @property
+    def objective(self) -> Objective:
+        """What lists are to bring about."""
+        return Objective(self.objective_weights, self.objective_values)
 
     @property
     def addresses(self) -> tuple[str, ...]:

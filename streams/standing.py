@@ -31,9 +31,30 @@ def standing(
         TopicError: it is not there.
     """
     topic = topics.Names.under(settings.prefix).recommendations
+    raw = newest(settings, topic, user_id, f"{surface}:{user_id}".encode(), wait_s, clock=clock)
+    return msgspec.json.decode(raw) if raw else None
+
+
+def newest(
+    settings: Settings,
+    topic: str,
+    user_id: str,
+    key: bytes,
+    wait_s: float,
+    enough: Callable[[bytes], bool] = bool,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> bytes:
+    """The newest record with this key in the partition of a user; b"" if there is none, or a tombstone. Waits up to `wait_s` for one that
+    is `enough`.
+
+    Raises:
+        BrokerError: the topic cannot be read.
+        TopicError: topics are missing.
+    """
     client = topics.admin(settings)
     partition = partition_of(user_id.encode(), topics.count(client, settings))
-    key, newest, until = f"{surface}:{user_id}".encode(), b"", clock() + wait_s
+    found, until = b"", clock() + wait_s
     config = {**security.librdkafka(settings), "group.id": f"{settings.app_id}-standing", "enable.auto.commit": False, "log_level": 0}
     consumer = Consumer({**config, "auto.offset.reset": "earliest"})
     try:
@@ -44,12 +65,14 @@ def standing(
             while (at := consumer.position([place])[0].offset) < end and not (at < 0 and first == end):
                 for message in consumer.consume(AT_ONCE, LOOK_S):
                     if message.error() is None and message.key() == key:
-                        newest = message.value() or b""
-            if newest or clock() > until:
-                return msgspec.json.decode(newest) if newest else None
+                        found = message.value() or b""
+            if enough(found) or clock() > until:
+                return found
             time.sleep(LOOK_S)
             end = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[1]
     except KafkaException as error:
-        raise BrokerError("lists_unreadable", str(error), "a topic that can be read", "look at the broker and the rights") from error
+        raise BrokerError(
+            "topic_unreadable", f"{topic}: {error}", "a topic that can be read", "look at the broker and the rights"
+        ) from error
     finally:
         consumer.close()

@@ -16,6 +16,7 @@ from faust.assignor.partition_assignor import PartitionAssignor
 
 from engine.document import MAX_RECORD_BYTES
 from engine.errors import StateError
+from engine.fatigue import KEPT
 from engine.item import ItemState, decode_item, encode_item
 from engine.item import warm_up as warm_up_counting
 from engine.model import Model, warm_up
@@ -133,6 +134,7 @@ class Worker:
         self.engine = EngineThread()
         decay = Decay()
         self.model = Model(decay=decay, neighbours=settings.neighbour_cap)
+        self.model.fatigue = settings.fatigue
         registry = Registry(settings.registry, settings.registry_cache)
         withdrawals = Withdrawals(self.model.catalogue, {source: self.epochs.of(source) for source in (ITEMS, RULES)})
         self.shared = Shared(self.model, self.engine, registry, names, metrics, withdrawals, threads=settings.encoder_threads)
@@ -176,6 +178,7 @@ class Worker:
             event_id_age_ms=round(settings.dedupe_days * 86_400_000),
             pair_window=settings.pair_window,
             weights=settings.event_weights,
+            shown=KEPT if settings.fatigue else 0,
         )
         rules = IntakeRules(
             n,
@@ -188,6 +191,7 @@ class Worker:
             lists,
             HOLD_S,
             None if span is None else span.chosen,
+            settings.objective,
         )
         self.intakes: list[Intake] = []
         for source in ("events", "_events"):

@@ -16,6 +16,7 @@ from engine.errors import BadSettings
 from engine.evaluate import CHANNELS, Answer, Evaluation, figures_of
 from engine.generation import Generation
 from engine.learning import Delay, Delays
+from engine.objective import Objective
 from engine.protocol import TABLES, Table, stream
 from engine.ranker import Ranker
 from engine.registry import Registry
@@ -196,6 +197,36 @@ def test_what_is_no_delay_is_refused(text: str) -> None:
     """Rule: a delay is a number of seconds or of events, or two with a comma."""
     with pytest.raises(BadSettings, match="learning-delay"):
         Delays.of(text)
+
+
+def test_an_objective_of_ones_changes_nothing(tmp_path: Path) -> None:
+    """Rule: weights of 1 give the lists of no weights, bit for bit; what counts nothing teaches nothing."""
+    dataset = read(write(tmp_path / "data"))
+    found = []
+    for objective in (Objective(), Objective({"rating": 1.0}), Objective({"rating": 0.0})):
+        run = Evaluation(dataset, made_up_vectors(dataset), objective=objective)
+        found.append((list(run.answers("next", 100)), run.learned, run.model.ranker.version))
+    assert found[0] == found[1]
+    assert found[0][1] > 0
+    assert found[2][1:] == (0, 0)
+
+
+def test_lists_follow_the_objective(tmp_path: Path) -> None:
+    """Rule: where few things are bought and many looked at, a large weight of purchases brings what is bought into lists."""
+    folder, rng = write(tmp_path / "data"), np.random.default_rng(6)
+    with gzip.open(folder / "events.tsv.gz", "wt") as file:
+        file.write("timestamp\tuser_id\titem_id\tevent_type\n")
+        for n in range(1_500):
+            bought = rng.random() < 0.25
+            item = int(rng.integers(ITEMS // 2)) + bought * ITEMS // 2
+            file.write(f"{1.2e9 + 4_000 * n}\tu{rng.integers(150)}\ti{item}\t{'purchase' if bought else 'view'}\n")
+    dataset = read(folder)
+    shares = []
+    for weight in (1.0, 30.0):
+        run = Evaluation(dataset, made_up_vectors(dataset), objective=Objective({"purchase": weight}))
+        first = [dataset.index[item] for answer in run.answers("next", 200) for item in answer.items[:10]]
+        shares.append(np.mean(np.array(first) >= ITEMS // 2))
+    assert shares[1] > shares[0] + 0.2, shares
 
 
 def test_the_command_writes_what_the_protocol_scores(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
         parts = re.split(r"^== block \d+\n", done.stdout, flags=re.MULTILINE)[1:]
         assert "30 items" in parts[1]
         assert "69 events" in parts[2]
-        ann, ben, exported, again = parts[3:]
+        ann, ben, why, exported, again = parts[3:]
         assert "ann, home: generation none" in ann
         assert len(re.findall(r"^ +\d+  \w+", ann, re.MULTILINE)) == 10
         before, after = ben.split("standard input: 1 event in")
@@ -71,6 +71,9 @@ def test_the_guide_works_as_it_stands(tmp_path: Path) -> None:
         assert len(tops[0]) == len(tops[1]) == 10
         assert tops[0][:5] != tops[1][:5]
         assert {"bowl", "scoop"} & set(tops[1][:5]), tops
+        assert "it is often taken together with Bamboo whisk for matcha (whisk), which the user took on 2024-10-01" in why
+        assert "the user has had it, on 2024-09-19" in why
+        assert "rooibos  Rooibos with vanilla: not among the 10 items on home\n  - below the cut: at place " in why
         assert "history" in ann
         assert "often_together" in after
         generation = re.findall(r"^announced (g-\S+)", exported, re.MULTILINE)[0]

@@ -13,18 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.item import ItemState, apply_deltas
+from engine.objective import Objective
 from engine.pairs import Decay, PairBatch, rank_weights
 from engine.partition import hash64, item_key, partition_of
 from engine.user import Limits, UserState, decode_user, encode_user, user_key
 from streams import surfaces
 from streams.intake import MOST_ALIAS_LOGS, Intake, IntakeRules
+from streams.listmaker import Lesson
 from streams.metrics import Metrics
 from streams.people import People
 from streams.table import INTERNAL, Rows
 
 N = 2
 START = 1_700_000_000_000
-WEIGHTS = {"click": 1.0, "rating": 1.0, "dislike": -1.0}
+WEIGHTS = {"click": 1.0, "cart": 1.0, "purchase": 1.0, "rating": 1.0, "dislike": -1.0}
 
 
 class Record(NamedTuple):
@@ -42,9 +44,10 @@ class Record(NamedTuple):
 class World:
     """Logs, rows and the two handlers of one worker that owns all partitions; it can crash and go on from its last checkpoint."""
 
-    def __init__(self, hold_s: float = 0.0) -> None:
+    def __init__(
+        self, objective: Objective | None = None, chosen: Callable[[str, int, int], bool] | None = None, hold_s: float = 0.0
+    ) -> None:
         self.hold_s = hold_s
-        self.lessons: list[Any] = []
         self.taught_now = asyncio.Event()
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self.read: Counter[tuple[str, int]] = Counter()
@@ -53,6 +56,8 @@ class World:
         self.dead: list[str] = []
         self.forgotten: list[str] = []
         self.wanted: list[Any] = []
+        self.lessons: list[Lesson] = []
+        self.objective, self.chosen = objective, chosen
         self.start()
 
     # -- what the handlers are given
@@ -63,9 +68,8 @@ class World:
         users: Any = self
         self._rows = [self._open(partition) for partition in range(N)]
         limits = Limits(weights=WEIGHTS, event_id_age_ms=10**15)
-        rules = IntakeRules(
-            N, ("home",), limits, WEIGHTS, 10_000, 300_000, 0.0, hold_s=self.hold_s, chosen=(lambda *_: True) if self.hold_s else None
-        )
+        goal = self.objective or Objective()
+        rules = IntakeRules(N, ("home",), limits, WEIGHTS, 10_000, 300_000, 0.0, hold_s=self.hold_s, chosen=self.chosen, objective=goal)
         self.intakes = {
             source: Intake(
                 source,
@@ -299,7 +303,7 @@ def test_surfaces_are_bounded() -> None:
 
 def test_pairs_go_out_once_the_examples_of_their_events_are_made() -> None:
     """An example that knew its own event would teach what no list can know: what comes of an event waits for it, but for a checkpoint."""
-    world = World(hold_s=0.001)
+    world = World(chosen=lambda *_: True, hold_s=0.001)
 
     def counted() -> int:
         return sum(len(world.logs["_pairs", partition]) for partition in range(N))
@@ -331,3 +335,25 @@ def test_pairs_go_out_once_the_examples_of_their_events_are_made() -> None:
 
     asyncio.run(story())
     assert world.item_counts() == {item_key(f"i{n}"): 1 for n in range(4)}
+
+
+def test_examples_are_weighted_by_type_and_value() -> None:
+    """Rule: an example counts as the objective says; there is none of a type, or a value, that counts nothing; by default all are alike."""
+    story: list[dict[str, Any]] = [
+        {"type": "click"},
+        {"type": "cart"},
+        {"type": "purchase", "value": 50.0},
+        {"type": "purchase", "value": -3.0},
+        {"type": "purchase"},
+    ]
+    for objective, expected in (
+        (None, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (Objective({"purchase": 2.0, "click": 0.0}, {"purchase": 20.0}), [1.0, 5.0, 2.0]),
+    ):
+        world = World(objective, lambda *_: True)
+        world.event("u", 90, type="click")  # before it nothing is known of the user
+        for n, fields in enumerate(story):
+            world.event("u", n, item_id=f"new{n}", **fields)
+        world.finish()
+        assert [lesson.weight for lesson in world.lessons] == expected
+        assert world.user("u").events == len(story) + 1, "the user's row has them all"

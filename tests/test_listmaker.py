@@ -15,6 +15,7 @@ from engine.listed import name_of, read_page
 from engine.lists import Trigger
 from engine.model import Ask, Ranked, Ranking
 from engine.partition import item_key
+from engine.ranker import Example
 from engine.reasons import Reason
 from engine.records import Request, Rule
 from engine.rules import compile_rules
@@ -24,6 +25,7 @@ from streams.metrics import Metrics
 
 PLACE = Position("events", 1, 0, 7)
 TASTE: Any = None
+WEIGHED = 15
 
 
 class World:
@@ -48,7 +50,7 @@ class World:
             self.metrics,
             Targets("lists", "responses", "examples", 3, 1_000, max_bytes),
             size=64,
-            encode_example=lambda example: b"example",
+            encode_example=lambda example: str(getattr(example, "weight", "example")).encode(),
             lessons_s=lessons_s,
             known=lambda: 7,
             clock=lambda: 1_700_000_000.0,
@@ -88,7 +90,7 @@ class World:
     def example(self, taste: Any, item: int, position: Position) -> Any:
         if item == 13:
             raise ValueError("poison")
-        return item
+        return Example(*position, 0, b"", self.generation, ()) if item == WEIGHED else item
 
     def publish(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1, headers: Any = None) -> None:
         self.published.append((topic, key, value))
@@ -312,6 +314,14 @@ def test_poison() -> None:
     assert [(one["items"], one["note"]) for one in answers] == [([], "this list could not be made: the worker's log says why")]
     assert [topic for topic, _, _ in out].count("examples") == 1
     assert world.batch.ended == 1
+
+
+def test_an_example_counts_as_its_lesson_says() -> None:
+    """Rule: the weight that the objective gives an event stands in its example."""
+    world = World()
+    for weight in (1.0, 3.0):
+        world.lessons.append(Lesson(TASTE, WEIGHED, PLACE, world.owed, weight))
+    assert [value for topic, _, value in world.run() if topic == "examples"] == [b"1.0", b"3.0"]
 
 
 def test_a_query_of_another_generation() -> None:

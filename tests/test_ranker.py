@@ -64,7 +64,9 @@ def test_a_negative_counts_for_as_many_items_as_it_stands_for() -> None:
 def test_rankers_survive_their_codec() -> None:
     """Rule: a ranker read back goes on as the one that was written."""
     ranker = Ranker(generation="g-000001")
-    ranker.learn(example(np.random.default_rng(0).random((6, F + 1)), 1))
+    one = example(np.random.default_rng(0).random((6, F + 1)), 1)
+    ranker.learn(msgspec.structs.replace(one, listed=(-1.0, -2.0), taken=(1,)))
+    assert ranker.calibration.learned == 1
     read, applied = unpack_ranker(pack_ranker(ranker, {"events/0": (1, 7)}))
     assert applied == {"events/0": (1, 7)}
     assert pack_ranker(read, applied) == pack_ranker(ranker, applied)
@@ -76,9 +78,11 @@ def test_weights_that_went_bad_are_refused() -> None:
     state = msgspec.msgpack.decode(good, type=RankerState)
     bad = Ranker()
     bad.common[0] = np.nan
+    unsure = Ranker()
+    unsure.calibration.offset = np.nan
     older = msgspec.msgpack.encode(msgspec.structs.replace(state, format=0))
     other = msgspec.msgpack.encode(msgspec.structs.replace(state, names=("a",)))
-    for raw in (pack_ranker(bad, {}), older, other, good[:-9], b""):
+    for raw in (pack_ranker(bad, {}), pack_ranker(unsure, {}), older, other, good[:-9], b""):
         with pytest.raises(StateError, match="learn anew"):
             unpack_ranker(raw)
 

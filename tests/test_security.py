@@ -53,6 +53,7 @@ PROCESSES = {
     "activate": Process(("generations", "activate"), "not_read"),
     "replay": Process(("replay", "ifdb-played", "--to", "2008-01-01", "--no-items"), "missing_topic"),
     "rules": Process(("rules", "list"), "missing_topic"),
+    "explain": Process(("explain", "ann", "i1", "--wait", "0"), "missing_topic"),
     "train": Process(("train",), "missing_topic"),
     "backfill": Process(("backfill",), "group_unknown"),
     "worker": Process(("worker",), "missing_topic", port="HEADWATER_WEB_PORT"),

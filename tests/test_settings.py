@@ -107,3 +107,32 @@ def test_one_identity_in_every_dialect() -> None:
     credentials = faust["broker_credentials"]
     assert (credentials.username, credentials.password, credentials.protocol.value) == ("me", "hush", "SASL_SSL")
     assert "broker_credentials" not in security.faust(Settings())
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("objective_weights", "purchas=3", "event_weights gives more than 0, not 'purchas'"),
+        ("objective_weights", "dislike=2", "event_weights gives more than 0, not 'dislike'"),
+        ("objective_weights", "purchase=-1", "weights from 0 to 100, not purchase=-1"),
+        ("objective_weights", "purchase=1000", "weights from 0 to 100, not purchase=1000"),
+        ("objective_weights", "purchase=nan", "number"),
+        ("objective_weights", "purchase", "number"),
+        ("objective_values", "purchase=0", "values above 0, not purchase=0"),
+        ("objective_values", "listen=5", "event_weights gives more than 0, not 'listen'"),
+    ],
+)
+def test_an_objective_that_makes_no_sense(name: str, value: str, expected: str) -> None:
+    """Rule: unknown types, types that nothing is learned from, and numbers without a meaning are named with what may stand there."""
+    with pytest.raises(BadSettings) as caught:
+        load({f"HEADWATER_{name.upper()}": value})
+    (problem,) = caught.value.problems
+    assert problem.field == name
+    assert expected in problem.expected
+
+
+def test_an_objective() -> None:
+    """Rule: by default every example counts once; own types count where event_weights knows them."""
+    goal = load({"HEADWATER_OBJECTIVE_WEIGHTS": "purchase=3,listen=2", "HEADWATER_EVENT_WEIGHTS": "listen=1"}).objective
+    assert [goal.weight(kind, 5.0) for kind in ("click", "purchase", "listen")] == [1.0, 3.0, 2.0]
+    assert load({}).objective.weight("purchase", 5.0) == 1.0
