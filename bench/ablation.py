@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from bench.recorded import kept, renamed
 from engine.bootstrap import Difference, paired
 from engine.dataset import Dataset, read
 from engine.evaluate import Evaluation
@@ -72,8 +73,8 @@ VARIETIES: Mapping[str, Variety] = {
     "two of a creator": Variety(per_creator=2),
     "three of a category": Variety(per_category=3),
 }
-WHOLE = "everything"
-NAMES_OF_RUNS = (WHOLE, *GROUPS, CONTEXT, NETWORKS, *VARIETIES)
+WHOLE, RENAMED = "everything", "all ids drawn anew"
+NAMES_OF_RUNS = (WHOLE, *GROUPS, CONTEXT, NETWORKS, *VARIETIES, RENAMED)
 
 
 class Without(Ranker):
@@ -117,7 +118,7 @@ class Blind(Network):
 class Silent(Network):
     """Networks that are never trusted."""
 
-    trusted = False  # type: ignore[assignment]
+    trusted = False
 
 
 def _changed(example: Example, **fields: Any) -> Example:
@@ -140,7 +141,8 @@ def evaluation(job: Job) -> Evaluation:
     """A run's state before its first event."""
     data, vectors = _read(job.dataset), np.load(job.vectors)
     rows = stream(data)
-    run = Evaluation(replace(data, rows=rows[: int(len(rows) * job.share)]), np.asarray(vectors, np.float32))
+    data = replace(data, rows=tuple(rows[: int(len(rows) * job.share)]))
+    run = Evaluation(renamed(data, 1) if job.name == RENAMED else data, np.asarray(vectors, np.float32))
     if job.name in GROUPS:
         run.model.ranker = Without(GROUPS[job.name] or TOGETHER, context=True)
     elif job.name == CONTEXT:
@@ -190,7 +192,7 @@ def told(results: Mapping[tuple[str, str], tuple[list[str], list[float]]]) -> st
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", nargs="+", help="data-set folder and file of its centred unit vectors (.npy), with = between")
+    parser.add_argument("dataset", nargs="*", default=["ifdb-played", "online-retail"], help="data-set folders, or names in data/")
     parser.add_argument("--table", choices=TABLES, action="append")
     parser.add_argument("--only", choices=NAMES_OF_RUNS, action="append", help="these runs, and the whole")
     parser.add_argument("--share", type=float, default=SHARE)
@@ -199,12 +201,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     names = NAMES_OF_RUNS if not args.only else (WHOLE, *args.only)
-    jobs = [
-        Job(name, *one.partition("=")[::2], which, args.share, args.cases)
-        for name in names
-        for one in args.dataset
-        for which in args.table or TABLES
-    ]
+    opened = [kept(one) for one in args.dataset]
+    tables = args.table or TABLES
+    jobs = [Job(name, *one, which, args.share, args.cases) for name in names for one in opened for which in tables]
     results: dict[tuple[str, str], tuple[list[str], list[float]]] = {}
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         waiting = {pool.submit(gains, job): job for job in jobs}

@@ -101,18 +101,12 @@ class Work:
 
     def fill(self, lists: kernels.Lists) -> dict[int, list[Placed]]:
         """The strongest items, their order, and the reasons; gives the lists that were steered, which say so themselves."""
-        count, features = len(self.tastes.now), self.weights.shape[1]
-        depth = max(CANDIDATES, self.most) + len(self.asks.pins)
-        picked = kernels.Picked(
-            np.empty(count, np.int64),
-            np.empty((count, depth), np.int64),
-            np.empty((count, depth), np.float32),
-            np.empty((count, features, depth), np.float32),
-        )
-        kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, CANDIDATES, picked)
-        more = self._added(picked.count, picked.x, self.tastes.context, self.tastes.situation)
+        picked = self.picked()
+        self.pick(picked)
+        more = self.added(picked)
         kernels.choose(self.world.hashes, self.asks, picked, more, lists)
         steered = self.steering.arrange(self.asks, picked, more, lists)
+        count, features = len(self.tastes.now), self.weights.shape[1]
         rows = kernels.rows_again(self.tastes, self.asks, lists)
         if not rows:
             return steered
@@ -133,6 +127,25 @@ class Work:
         more = self._added(again.count[:rows], again.x, again.context, again.situation)
         kernels.tell(self.world, self.tastes, self.asks, lists, self.weights, again, rows, more, 10.0**DIGITS)
         return steered
+
+    def picked(self) -> kernels.Picked:
+        """Room for the strongest items."""
+        count, features = len(self.tastes.now), self.weights.shape[1]
+        depth = max(CANDIDATES, self.most) + len(self.asks.pins)
+        return kernels.Picked(
+            np.empty(count, np.int64),
+            np.empty((count, depth), np.int64),
+            np.empty((count, depth), np.float32),
+            np.empty((count, features, depth), np.float32),
+        )
+
+    def pick(self, picked: kernels.Picked) -> None:
+        """Find the strongest items."""
+        kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, CANDIDATES, picked)
+
+    def added(self, picked: kernels.Picked) -> Floats:
+        """What the networks add to them, (B, C)."""
+        return self._added(picked.count, picked.x, self.tastes.context, self.tastes.situation)
 
     def _added(self, counts: NDArray[np.int64], x: Floats, context: Floats, situation: NDArray[np.intp]) -> Floats:
         """What the networks add, (R, C)."""
