@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench cycle evaluate compare search screenshots clean
+.PHONY: help install demo test lint types bench cycle evaluate live compare search screenshots clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ cycle: install ## what one training cycle gives on the data sets that come along
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played
 	$(BIN)/headwater evaluate online-retail
+
+live: install ## the same lists live: a data set through Apache Kafka (KAFKA_HOME) and two workers, and evaluated; some eight minutes
+	PYTHONPATH=. $(BIN)/python -m bench.live_quality $(ARGS)
 
 search: install ## how well someone finds a known item: by words, by meaning, with taste; some ten minutes (ARGS=--tune compares constants)
 	PYTHONPATH=. $(BIN)/python -m bench.search $(ARGS)

@@ -33,7 +33,7 @@ def swap(subject: Subject, items: Sequence[str], first: str, second: str, say: S
         ms = np.array(run.freshness) * 1000
         at = np.arange(len(ms)) / RATE
         before, while_ = ms[at < started], ms[(at >= started) & (at < started + took + 1.0)]
-        figures = {
+        figures: dict[str, Any] = {
             "switch_s": round(took, 2),
             "before_p99_ms": round(float(np.percentile(before, 99)), 2),
             "during_p99_ms": round(float(np.percentile(while_, 99)), 2),

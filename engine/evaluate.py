@@ -3,6 +3,7 @@
 It decides no order (`engine.protocol`) and computes no figures (`engine.figures`). Nothing looks ahead: everything here depends on the rows
 so far only, also sampling and the times at which neighbours are published, so the lists of a stream cut short are those of the whole one.
 In the table `session` what others learn of a session waits until half an hour after its last row: before that nobody can know it has ended.
+With `Delays` what others learn waits that much longer, as it does between live workers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from engine.dataset import Dataset, Row, value_of
 from engine.features import Taste, taste_of
 from engine.figures import Figures, coverage, summary
 from engine.item import ItemState, apply_deltas
-from engine.learning import learns_from
+from engine.learning import FIRST, Delay, Delays, learns_from
 from engine.model import Ask as Wish
 from engine.model import Model, Ranking
 from engine.neighbours import Neighbours
@@ -28,6 +29,7 @@ from engine.objective import Objective
 from engine.pairs import Decay, Delta, packed, rank_weights, written
 from engine.partition import hash64, item_key
 from engine.protocol import GAP_S, WANTED, Ask, Case, Table, operations, stream
+from engine.ranker import Example
 from engine.records import Event
 from engine.space import Floats
 from engine.stats import counts_of
@@ -75,6 +77,15 @@ class _Session:
     changes: tuple[tuple[Row, Change], ...]
 
 
+class _Lesson(NamedTuple):
+    """What an event or a session teaches all, until they know it: `events` had come by then, at `time` (s)."""
+
+    events: int
+    time: float
+    examples: Sequence[Example]
+    changes: Sequence[tuple[Row, Change]]
+
+
 @dataclass
 class Evaluation:
     """State of one run over one table: users' and items' rows, and the model that all workers would share.
@@ -91,6 +102,12 @@ class Evaluation:
     objective: Objective = field(default_factory=Objective)
     calibrated: bool = True
     """Answers have calibrated probabilities; else shares of the softmax as they are."""
+    delays: Delays = field(default_factory=Delays)
+    """How late lists know what others learned."""
+    first: int = FIRST
+    """Events that all become examples, see `learns_from`."""
+    as_live: bool = False
+    """A list's now is the time of the newest event, as in a worker (`ListMaker.stream_time`), not that of the case."""
 
     def __post_init__(self) -> None:
         self.model = Model(self.vectors.shape[1], self.decay)
@@ -106,8 +123,11 @@ class Evaluation:
         self.counted = 0
         self.steps = rank_weights(self.decay, self.limits.pair_window)
         self.waiting: deque[_Session] = deque()
+        self.unlearned: deque[_Lesson] = deque()
+        self.uncounted: deque[_Lesson] = deque()
         self.used: set[int] = set()
         self.events = 0
+        self.newest = 0.0  # s
         self.learned = 0
 
     def answers(self, table: Table, wanted: int = WANTED, progress: Progress = _silent, start: float | None = None) -> Iterator[Answer]:
@@ -128,7 +148,7 @@ class Evaluation:
 
     def answer(self, case: Case) -> Answer:
         """List for a case, and each channel's rank of its target; changes nothing."""
-        taste = self._taste(self.users.get(case.user), case.time)
+        taste = self._taste(self.users.get(case.user), self.newest if self.as_live else case.time)
         with self.peek(taste):
             ranking = self.model.rank([Wish(taste, k=LISTED, reasons=False)])[0]
             features = self.model.features(taste)
@@ -150,11 +170,13 @@ class Evaluation:
 
     def learn(self, row: Row) -> None:
         """Learn one event as a worker does: first the ranker with everything as it was before, then the user's row, then the items'."""
+        self._learn_until(row.time)
         self.events += 1
         state = self.users.get(row.user)
+        examples: Sequence[Example] = ()
         if state is not None and state.events and self._is_target(row, state.seen) and self._chosen(self.events):
-            self._example(self._taste(state, row.time), [(self.events, row)])
-        self._count(row, self._apply(row, self.events))
+            examples = self._examples(self._taste(state, row.time), [(self.events, row)])
+        self._teach(_Lesson(self.events, row.time, examples, [(row, self._apply(row, self.events))]), row.time)
 
     def _hold(self, session: Sequence[Row]) -> None:
         """Learn a session into its user's row, and keep the rest for later."""
@@ -172,13 +194,32 @@ class Evaluation:
         self.waiting.append(_Session(session[-1].time, taste, tuple(targets), tuple(changes)))
 
     def _learn_until(self, time: float) -> None:
-        """Learn the sessions that surely ended before `time` (s)."""
+        """Learn the sessions that surely ended before `time` (s), and whatever was to wait until then."""
+        self._tell(time)
         while self.waiting and self.waiting[0].ends + GAP_S <= time:
             session = self.waiting.popleft()
-            if session.targets:
-                self._example(session.taste, session.targets)
-            for row, change in session.changes:
+            examples = self._examples(session.taste, session.targets) if session.targets else ()
+            self._teach(_Lesson(self.events, session.ends + GAP_S, examples, session.changes), time)
+
+    def _teach(self, lesson: _Lesson, time: float) -> None:
+        """Let everybody know of a lesson, once it has waited long enough."""
+        self.unlearned.append(lesson)
+        self.uncounted.append(lesson)
+        self._tell(time)
+
+    def _tell(self, time: float) -> None:
+        """Let everybody know what has waited long enough by `time` (s)."""
+        for lesson in self._due(self.unlearned, self.delays.weights, time):
+            for example in lesson.examples:
+                self.model.ranker.learn(example)
+                self.learned += 1
+        for lesson in self._due(self.uncounted, self.delays.counts, time):
+            for row, change in lesson.changes:
                 self._count(row, change)
+
+    def _due(self, waiting: deque[_Lesson], delay: Delay, time: float) -> Iterator[_Lesson]:
+        while waiting and delay.over(self.events - waiting[0].events, time - waiting[0].time):
+            yield waiting.popleft()
 
     def _taste(self, state: UserState | None, time: float) -> Taste:
         taste = taste_of(state, round(time * 1000))
@@ -189,18 +230,18 @@ class Evaluation:
         return self.objective.weight(row.type, value_of(row)) > 0 and (self.repeats or self.keys[row.item] not in seen)
 
     def _chosen(self, number: int) -> bool:
-        return learns_from(hash64(str(number)), number)
+        return learns_from(hash64(str(number)), number, self.first)
 
-    def _example(self, taste: Taste, targets: Sequence[tuple[int, Row]]) -> None:
+    def _examples(self, taste: Taste, targets: Sequence[tuple[int, Row]]) -> Sequence[Example]:
         self._publish(taste)
         positions = [Position("events", 1, 0, number) for number, _ in targets]
         weights = {number: self.objective.weight(row.type, value_of(row)) for number, row in targets}
-        for example in self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions):
-            self.model.ranker.learn(msgspec.structs.replace(example, weight=weights[example.offset]))
-            self.learned += 1
+        made = self.model.examples(taste, [self.keys[row.item] for _, row in targets], positions)
+        return [msgspec.structs.replace(one, weight=weights[one.offset]) for one in made]
 
     def _apply(self, row: Row, number: int) -> Change:
         """The user's own row."""
+        self.newest = max(self.newest, row.time)
         state = self.users.get(row.user)
         if state is None:
             state = self.users[row.user] = UserState()

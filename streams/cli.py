@@ -180,9 +180,16 @@ def evaluate(
     lists: Annotated[Path | None, typer.Option(help="judge the lists of this file (as --predictions writes them), make none")] = None,
     against: Annotated[Path | None, typer.Option(help="lists of the same cases to compare with, paired by user")] = None,
     report: Annotated[Path | None, typer.Option(help="Markdown file for all figures; quality along the stream as PNG beside it")] = None,
+    learning_delay: Annotated[
+        str,
+        typer.Option(help="how late lists know what others learned: in s of the stream, or 300events; COUNTS,WEIGHTS if they differ"),
+    ] = "0",
 ) -> None:
     """Test-then-train over a data set: figures per channel and for the list."""
+    from engine.learning import Delays
     from engine.protocol import TABLES
+
+    delays = Delays.of(learning_delay)
 
     tables = [t for t in TABLES if table in (t, "both")]
     if not tables:
@@ -205,6 +212,7 @@ def evaluate(
         lists=lists,
         against=against,
         report=report,
+        delays=delays,
     )
 
 

@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -27,6 +27,7 @@ from engine.errors import ArtefactError
 from engine.evaluate import Answer, Evaluation, TableFigures, figures_of
 from engine.figures import Figures
 from engine.generation import Generation
+from engine.learning import Delays
 from engine.objective import Objective
 from engine.protocol import TABLES, Table, stream
 from engine.ratings import rating_errors
@@ -40,6 +41,7 @@ WIDTH = 100
 """Columns that the table of figures takes: a terminal, or a file, has it whole."""
 EVERY = 200
 """Events between two moves of the progress bar."""
+IN_TIME = Delays()
 _EXPORTERS = ("torch", "transformers", "optimum")
 
 
@@ -60,6 +62,7 @@ def main(
     lists: Path | None = None,
     against: Path | None = None,
     report: Path | None = None,
+    delays: Delays = IN_TIME,
 ) -> None:
     """Evaluate and report.
 
@@ -79,6 +82,7 @@ def main(
         lists: judge the lists of this file instead of making any.
         against: lists of the same cases that these are compared with.
         report: Markdown file for all figures; a picture of quality along the stream goes beside it.
+        delays: how late lists know what others learned.
 
     Raises:
         DatasetError: the folder is no data set, or a file of lists has something else.
@@ -107,6 +111,7 @@ def main(
                 objective=objective,
                 out=out,
                 console=err,
+                delays=delays,
             )
     found: dict[str, Judged] = {}
     for table in tables:
@@ -123,7 +128,15 @@ def main(
     if ratings:
         console.print(told_ratings(ratings), highlight=False)
     console.print(f"{events} events, {len(dataset.items)} items, {made.source}, {seconds} s", highlight=False)
-    about = {"events": events, "items": len(dataset.items), "seconds": seconds, "generation": made.generation, "repeats": repeats}
+    about: dict[str, Any] = {
+        "events": events,
+        "items": len(dataset.items),
+        "seconds": seconds,
+        "generation": made.generation,
+        "repeats": repeats,
+    }
+    if delays != IN_TIME:
+        about["learning_delay"] = asdict(delays)
     if json_file:
         whole = {**about, "tables": {name: plain(one) for name, one in found.items()}, **({"ratings": ratings} if ratings else {})}
         json_file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
@@ -162,6 +175,7 @@ def make_lists(
     objective: Objective | None = None,
     out: TextIO | None,
     console: Console,
+    delays: Delays = IN_TIME,
 ) -> Made:
     """Evaluate: the lists of each table as they are made, also written to `out`.
 
@@ -176,7 +190,8 @@ def make_lists(
         answers[table] = []
         began = time.perf_counter()
         with bar(console, table) as progress:
-            run = Evaluation(dataset, vectors, repeats=repeats, objective=objective or Objective(), calibrated=calibrated)
+            goal = objective or Objective()
+            run = Evaluation(dataset, vectors, repeats=repeats, objective=goal, calibrated=calibrated, delays=delays)
             for answer in run.answers(table, wanted, progress):
                 if out:
                     out.write(line_of(answer.case.id, answer.items, answer.scores))

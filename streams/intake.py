@@ -1,7 +1,8 @@
 """Takes events in: checks, re-routes, applies to the user's row, and sends on what they lead to. The agent of `events` and `_events`.
 
 Per record: decode → right partition? → known already? → row → pair deltas, example, list. Pair deltas of some batches share one record per
-partition that owns one of their items; the batch is acknowledged when its lists are published (`streams.listmaker`).
+partition that owns one of their items; the batch is acknowledged when its lists are published (`streams.listmaker`). They go out once the
+examples of their events are made: an example that knew its own event would teach the ranker what no list can know.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Intake:
         self._routed_topic, self._pairs_topic, self._generation, self._clock = routed_topic, pairs_topic, generation, clock
         self._encode = msgspec.msgpack.Encoder().encode
         self._held: list[tuple[Owed, Rows[UserState], int, list[Delta]]] = []
-        self._held_deltas = 0
+        self._held_deltas = self._flushed = 0
         self._allowance, self._allowed_at = 0.0, clock()
         self._tally: dict[str, int] = defaultdict(int)  # of the batch at hand
         self._counts = {outcome: metrics.events.labels(outcome) for outcome in (*(v.value for v in Verdict), "rerouted", "dead")}
@@ -130,6 +131,8 @@ class Intake:
         self._tally.clear()
         self._hold_pairs(owed, rows, epoch, deltas)
         owed.paid()
+        if self._held_deltas >= MOST_HELD:
+            await self._flush_taught()
 
     def _apply(
         self,
@@ -210,16 +213,19 @@ class Intake:
             owed.jobs += 1
             self._held.append((owed, rows, epoch, deltas))
             self._held_deltas += len(deltas)
-            if not self._rules.hold_s or self._held_deltas >= MOST_HELD:
+            if not self._rules.hold_s:
                 self.flush()
 
-    def flush(self) -> None:
-        """Send the deltas that are held, one record per source partition and target.
+    def flush(self, until: int | None = None) -> None:
+        """Send the deltas that are held, of all batches or of the first `until` ever held, one record per source partition and target.
 
         Not where the rows have been let go: then the events come again, wherever that is. A batch that is merely read again finds rows that
         know its events, and would not lead to these deltas a second time.
         """
-        held, self._held, self._held_deltas = self._held, [], 0
+        count = len(self._held) if until is None else max(0, until - self._flushed)
+        held, self._held = self._held[:count], self._held[count:]
+        self._flushed += len(held)
+        self._held_deltas -= sum(len(deltas) for *_, deltas in held)
         together: dict[tuple[int, int], list[Delta]] = defaultdict(list)
         for owed, rows, epoch, deltas in held:
             if not rows.closed:
@@ -236,7 +242,13 @@ class Intake:
         """Flush every `hold_s` until cancelled."""
         while True:
             await asyncio.sleep(self._rules.hold_s)
-            self.flush()
+            await self._flush_taught()
+
+    async def _flush_taught(self) -> None:
+        """Flush what is held now, once the examples of these events are made. It stays held meanwhile: a checkpoint sends it itself."""
+        until = self._flushed + len(self._held)
+        await self._maker.taught()
+        self.flush(until)
 
     def _route(self, record: Any, key: bytes, partition: int, place: Position, headers: Headers) -> None:
         """Pass a record on to where it belongs, with the place where it stood first.

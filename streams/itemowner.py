@@ -8,7 +8,8 @@ the engine's thread is never busy with them for long.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -76,10 +77,11 @@ class ItemOwner:
         self._encode = msgspec.msgpack.Encoder().encode
         self._reading = reading
         self._stopped_at: float | None = None
-        self._counts: dict[tuple[int, int], None] = {}  # (partition, item) whose counts changed, longest ago first
-        self._grown: dict[tuple[int, int], None] = {}  # ... whose neighbours may have
+        self._counts: dict[tuple[int, int], float] = {}  # (partition, item) whose counts changed, longest ago first, and since when
+        self._grown: dict[tuple[int, int], float] = {}  # ... whose neighbours may have
         self._known: dict[int, Any] = {}  # partition -> the rows object that was swept
         self._published = {COUNTS: metrics.published.labels("counts"), NEIGHBOURS: metrics.published.labels("neighbours")}
+        self._waited = {COUNTS: metrics.stats_wait.labels("counts"), NEIGHBOURS: metrics.stats_wait.labels("neighbours")}
 
     async def handle(self, batch: Batch) -> None:
         """Apply the deltas of a batch to the rows of this partition."""
@@ -90,12 +92,13 @@ class ItemOwner:
         for values in groups([record.value or b"" for record in batch.records]):
             found = [one for value in values if (one := self._read(value, partition)) is not None]
             changes = Changes(found, self._steps, self._decay, owner=partition, owners=self._n)
+            now = monotonic()
             for n, item in enumerate(changes.items):
                 used, paired = changes.apply(item, rows.edit(row_key(item)))
                 if used:
-                    self._counts[partition, item] = None
+                    self._counts.setdefault((partition, item), now)
                 if paired:
-                    self._grown[partition, item] = None
+                    self._grown.setdefault((partition, item), now)
                 if n % ROWS == ROWS - 1:
                     await asyncio.sleep(0)
                     if self._given_up(batch):
@@ -142,39 +145,43 @@ class ItemOwner:
 
     async def _publish(self, most: int) -> None:
         self._publish_counts(_take(self._counts, 15 * most))
-        grown = _take(self._grown, most)
+        grown = list(_take(self._grown, most).items())
         for start in range(0, len(grown), PIECE):
-            await self._publish_neighbours(grown[start : start + PIECE])
+            await self._publish_neighbours(dict(grown[start : start + PIECE]))
             await asyncio.sleep(0.001)
 
     async def _sweep(self, rows: Any) -> None:
         """After a partition came to this worker: what the owner before did not publish any more is published now."""
         self._known[rows.partition] = rows
+        now = monotonic()
         try:
             for n, (key, row) in enumerate(rows.scan()):
                 place = (rows.partition, int.from_bytes(key[1:], "little"))
-                self._counts[place] = None
+                self._counts.setdefault(place, now)
                 if row.pairs.mass:
-                    self._grown[place] = None
+                    self._grown.setdefault(place, now)
                 if n % 200 == 0:
                     await asyncio.sleep(0)
         except NotOwnedError:
             return
 
-    def _publish_counts(self, places: Iterable[tuple[int, int]]) -> None:
-        records = []
-        for partition, item in places:
+    def _publish_counts(self, places: Mapping[tuple[int, int], float]) -> None:
+        records, now = [], monotonic()
+        for (partition, item), since in places.items():
             row = self._row(partition, item)
             if row is not None and row.count:
                 records.append((row_key(item) + COUNTS, self._encode(counts_of(item, row))))
+                self._waited[COUNTS].observe(now - since)
         self._outbox.publish_many(self._topic, records)
         self._published[COUNTS].inc(len(records))
 
-    async def _publish_neighbours(self, places: list[tuple[int, int]]) -> None:
+    async def _publish_neighbours(self, places: Mapping[tuple[int, int], float]) -> None:
         work, marks = [], []
-        for partition, item in places:
+        now = monotonic()
+        for (partition, item), since in places.items():
             row = self._row(partition, item)
             if row is not None and row.worth_publishing():
+                self._waited[NEIGHBOURS].observe(now - since)
                 work.append((item, row.pairs, row.last_time))
                 marks.append((self._items.rows(partition), item, row.pairs.mass))
         if not work:
@@ -231,8 +238,5 @@ def take_over(model: Model, key: bytes, value: bytes) -> int:
     return 0
 
 
-def _take(queue: dict[tuple[int, int], None], count: int) -> list[tuple[int, int]]:
-    taken = [place for _, place in zip(range(count), queue, strict=False)]
-    for place in taken:
-        del queue[place]
-    return taken
+def _take(queue: dict[tuple[int, int], float], count: int) -> dict[tuple[int, int], float]:
+    return {place: queue.pop(place) for place in list(islice(queue, count))}

@@ -42,8 +42,8 @@ HIGH_WATER = 4_000
 AT_ONCE = 16_384
 """Users x items from which on lists are worked out beside the event loop: 0.25 ms of work."""
 LESSONS, LESSONS_S = 8, 0.2
-"""Examples made at once, at most, and how long the first one waits for others. Those that wait are lost with a crash: a row that knows its
-event makes no second one. They are a sample, so nothing counted is lost."""
+"""Examples made at once, at most, and how long the first one waits for others, unless what comes of its event waits for it (`taught`).
+Those that wait are lost with a crash: a row that knows its event makes no second one. They are a sample, so nothing counted is lost."""
 MOST_LESSONS = 64
 """Examples waiting to be made from which on no further batch is applied: their features are to be as they were when their events came."""
 FEW_AGAIN, MOST_AGAIN = 4, 16
@@ -199,6 +199,7 @@ class ListMaker:
         self._answers: deque[Answer] = deque()
         self._lessons: deque[Lesson] = deque()
         self._lessons_due = False
+        self._lessons_asked = self._lessons_made = 0
         self._latest, self._known, self._clock = latest, known, clock
         self._again: dict[tuple[int, str, str], Again] = {}
         self._forgotten: set[tuple[int, str]] = set()  # since the lists under way were begun
@@ -258,6 +259,7 @@ class ListMaker:
     def learn(self, job: Lesson) -> None:
         """Ask for an example; it may wait for others a little, since each record has its price."""
         job.owed.jobs += 1
+        self._lessons_asked += 1
         self._lessons.append(job)
         if len(self._lessons) >= MOST_LESSONS:
             self._room.clear()
@@ -266,6 +268,14 @@ class ListMaker:
             asyncio.get_running_loop().call_later(self._lessons_s, self._time_for_lessons)
         elif len(self._lessons) == LESSONS:
             self._time_for_lessons()
+
+    async def taught(self) -> None:
+        """Return when the examples asked for so far are made; they wait for no others now."""
+        wanted = self._lessons_asked
+        if self._lessons:
+            self._time_for_lessons()
+        while self._lessons_made < wanted:  # noqa: ASYNC110 - a turn or two
+            await asyncio.sleep(0.001)
 
     def _time_for_lessons(self) -> None:
         self._lessons_due = True
@@ -335,6 +345,7 @@ class ListMaker:
         work += [self._answer_work(request, now) for request in answers]
         began = perf_counter()
         made, examples = await self._make(work, lessons)
+        self._lessons_made += len(lessons)
         self._metrics.scoring.observe(perf_counter() - began)
         self._metrics.batch_users.observe(len(work))
         again: dict[int, Answer] = {}

@@ -60,6 +60,14 @@ class Metrics:
         self.checkpoints = Gauge("headwater_checkpoints", "Checkpoints made since the start", registry=registry)
         self.broadcast = Counter("headwater_broadcast_records", "Records read that all workers read", ["topic"], registry=registry)
         self.published = Counter("headwater_item_stats_published", "Item statistics published by their owner", ["kind"], registry=registry)
+        self.stats_wait = Histogram(
+            "headwater_item_stats_wait_seconds",
+            "From a change in an item's row to its owner publishing it",
+            ["kind"],
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.known_uses = Gauge("headwater_known_uses", "Uses of items counted in what lists are made from here", registry=registry)
         self.rss = Gauge("headwater_memory_bytes", "Resident memory of the worker", registry=registry)
         self.generation = Gauge("headwater_generation_info", "1 for the generation in use", ["generation"], registry=registry)
         self.swap = Gauge(

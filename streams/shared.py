@@ -307,3 +307,4 @@ class Shared:
         catalogue = self._model.catalogue
         self._metrics.items.set(int(catalogue.listable[: len(catalogue)].sum()))
         self._metrics.vectors.set(int(catalogue.space.has_vector.sum()))
+        self._metrics.known_uses.set(self.known_uses)

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from engine.dataset import Dataset, read
+from engine.errors import BadSettings
 from engine.evaluate import CHANNELS, Answer, Evaluation, figures_of
 from engine.generation import Generation
+from engine.learning import Delay, Delays
 from engine.objective import Objective
-from engine.protocol import TABLES, Table
+from engine.protocol import TABLES, Table, stream
+from engine.ranker import Ranker
 from engine.registry import Registry
 from engine.space import Floats
 from engine.vectors import catalogue_vectors
@@ -138,6 +141,92 @@ def test_lists_follow_the_objective(tmp_path: Path) -> None:
         first = [dataset.index[item] for answer in run.answers("next", 200) for item in answer.items[:10]]
         shares.append(np.mean(np.array(first) >= ITEMS // 2))
     assert shares[1] > shares[0] + 0.2, shares
+
+
+def later(folder: Path, table: Table, delay: Delay) -> Evaluation:
+    """A run over all, its lists made."""
+    dataset = read(folder)
+    run = Evaluation(dataset, made_up_vectors(dataset), delays=Delays(delay, delay))
+    for _ in run.answers(table, ALL):
+        pass
+    return run
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_without_delay_lists_know_all(tmp_path: Path, table: Table) -> None:
+    """Rule: no delay, in events or in time, leaves every list as it is."""
+    dataset = read(write(tmp_path / "data"))
+    vectors = made_up_vectors(dataset)
+    plain, none = Evaluation(dataset, vectors), Evaluation(dataset, vectors, delays=Delays(Delay(0, 0.0), Delay(0, 0.0)))
+    assert list(plain.answers(table, ALL)) == list(none.answers(table, ALL))
+    assert plain.learned == none.learned > 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("delay", [Delay(events=np.inf), Delay(seconds=np.inf)])
+def test_with_an_endless_delay_nothing_is_learned_from_others(tmp_path: Path, table: Table, delay: Delay) -> None:
+    """Rule: without end, items stay uncounted, without neighbours, and weights what they were; the user's own row is what it always is."""
+    folder = write(tmp_path / "data")
+    fresh, run, usual = Ranker(), later(folder, table, delay), later(folder, table, Delay())
+    assert not run.learned
+    assert run.model.ranker.common.tolist() == fresh.common.tolist()
+    assert not any(row.count for row in run.rows)
+    assert not run.model.stats.count.any()
+    assert run.users == usual.users
+
+
+def test_a_users_own_events_are_known_at_once(tmp_path: Path) -> None:
+    """Rule: however late others are, what the user just took is not listed again, and is what the list goes by."""
+    dataset = read(write(tmp_path / "data"))
+    run = Evaluation(dataset, made_up_vectors(dataset), delays=Delays(Delay(events=np.inf), Delay(events=np.inf)))
+    answers = {a.case.id: a for a in run.answers("next", ALL)}
+    seen: dict[str, set[str]] = {}
+    for row in stream(dataset):
+        if (answer := answers.get(f"next:{row.row}")) is not None:
+            assert not seen[row.user] & set(answer.items)
+        seen.setdefault(row.user, set()).add(row.item_id)
+    lists = {a.items[:10] for a in answers.values()}
+    assert len(lists) > len(answers) / 2, "nothing of others is known, and still lists are personal"
+
+
+@pytest.mark.parametrize("delay", [Delay(events=40), Delay(seconds=400_000.0)])
+def test_a_delay_is_what_it_says(tmp_path: Path, delay: Delay) -> None:
+    """Rule: when a list is asked for, counted are exactly the events that are old enough."""
+    dataset = read(write(tmp_path / "data"))
+    rows = stream(dataset)
+    run = Evaluation(dataset, made_up_vectors(dataset), delays=Delays(delay, Delay(events=7)))
+    for answer in run.answers("next", ALL):
+        before = rows[: run.events]
+        old = [n for n, row in enumerate(before, 1) if delay.over(run.events - n, answer.case.time - row.time)]
+        assert run.model.stats.count.sum() == len(old)
+        assert len(run.unlearned) == 7
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_which_cases_are_asked_changes_no_late_list(tmp_path: Path, table: Table) -> None:
+    """Rule: asking teaches nothing with a delay either, and nothing looks ahead of it."""
+    dataset = read(write(tmp_path / "data"))
+    late = Delays(Delay(30, 90_000.0), Delay(events=60))
+    every, few = (
+        {a.case.id: a for a in Evaluation(dataset, made_up_vectors(dataset), delays=late).answers(table, wanted)} for wanted in (ALL, 40)
+    )
+    assert 0 < len(few) < len(every)
+    assert all(answer == every[case] for case, answer in few.items())
+
+
+def test_now_is_the_newest_events_time_as_in_a_worker(tmp_path: Path) -> None:
+    """Rule: `as_live` asks at the time of the event before the case."""
+    dataset = read(write(tmp_path / "data"))
+    rows, run = stream(dataset), Evaluation(dataset, made_up_vectors(dataset), as_live=True)
+    for _ in run.answers("next", 40):
+        assert run.newest == rows[run.events - 1].time
+
+
+@pytest.mark.parametrize("text", ["", "-1", "5 minutes", "nan", "events", "1,2,3", "1,"])
+def test_what_is_no_delay_is_refused(text: str) -> None:
+    """Rule: a delay is a number of seconds or of events, or two with a comma."""
+    with pytest.raises(BadSettings, match="learning-delay"):
+        Delays.of(text)
 
 
 def test_the_command_writes_what_the_protocol_scores(tmp_path: Path) -> None:

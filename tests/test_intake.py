@@ -44,7 +44,12 @@ class Record(NamedTuple):
 class World:
     """Logs, rows and the two handlers of one worker that owns all partitions; it can crash and go on from its last checkpoint."""
 
-    def __init__(self, objective: Objective | None = None, chosen: Callable[[str, int, int], bool] | None = None) -> None:
+    def __init__(
+        self, hold_s: float = 0.0, objective: Objective | None = None, chosen: Callable[[str, int, int], bool] | None = None
+    ) -> None:
+        self.hold_s, self.objective = hold_s, objective
+        self.chosen = chosen or ((lambda *_: True) if hold_s else None)
+        self.taught_now = asyncio.Event()
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self.read: Counter[tuple[str, int]] = Counter()
         self.stored: list[dict[bytes, bytes]] = [{} for _ in range(N)]  # what a crash leaves
@@ -53,7 +58,6 @@ class World:
         self.forgotten: list[str] = []
         self.wanted: list[Any] = []
         self.lessons: list[Lesson] = []
-        self.objective, self.chosen = objective, chosen
         self.start()
 
     # -- what the handlers are given
@@ -65,7 +69,7 @@ class World:
         self._rows = [self._open(partition) for partition in range(N)]
         limits = Limits(weights=WEIGHTS, event_id_age_ms=10**15)
         goal = self.objective or Objective()
-        rules = IntakeRules(N, ("home",), limits, WEIGHTS, 10_000, 300_000, 0.0, chosen=self.chosen, objective=goal)
+        rules = IntakeRules(N, ("home",), limits, WEIGHTS, 10_000, 300_000, 0.0, hold_s=self.hold_s, chosen=self.chosen, objective=goal)
         self.intakes = {
             source: Intake(
                 source,
@@ -113,6 +117,9 @@ class World:
     def learn(self, job: Any) -> None:
         self.lessons.append(job)
 
+    async def taught(self) -> None:
+        await self.taught_now.wait()
+
     def forget(self, partition: int, user_id: str, wanted: Iterable[str]) -> None:
         self.forgotten += [f"{surface}:{user_id}" for surface in wanted]
 
@@ -136,12 +143,16 @@ class World:
 
     def deliver(self, topic: str, partition: int, count: int = 10**6) -> int:
         """Give the next records of a partition to their handler; how many there were."""
+        return asyncio.run(self.handed(topic, partition, count))
+
+    async def handed(self, topic: str, partition: int, count: int = 10**6) -> int:
+        """The same in an event loop."""
         at = self.read[topic, partition]
         records = self.logs[topic, partition][at : at + count]
         if records:
             batch: Any = SimpleNamespace(topic=topic, partition=partition, records=records, lost=False, done=lambda: None)
             handle = self.people.handle if topic == "users" else self.intakes[topic].handle
-            asyncio.run(handle(batch))
+            await handle(batch)
             self.read[topic, partition] += len(records)
         return len(records)
 
@@ -303,10 +314,46 @@ def test_examples_are_weighted_by_type_and_value() -> None:
         (None, [1.0, 1.0, 1.0, 1.0, 1.0]),
         (Objective({"purchase": 2.0, "click": 0.0}, {"purchase": 20.0}), [1.0, 5.0, 2.0]),
     ):
-        world = World(objective, lambda *_: True)
+        world = World(objective=objective, chosen=lambda *_: True)
         world.event("u", 90, type="click")  # before it nothing is known of the user
         for n, fields in enumerate(story):
             world.event("u", n, item_id=f"new{n}", **fields)
         world.finish()
         assert [lesson.weight for lesson in world.lessons] == expected
         assert world.user("u").events == len(story) + 1, "the user's row has them all"
+
+
+def test_pairs_go_out_once_the_examples_of_their_events_are_made() -> None:
+    """An example that knew its own event would teach what no list can know: what comes of an event waits for it, but for a checkpoint."""
+    world = World(hold_s=0.001)
+
+    def counted() -> int:
+        return sum(len(world.logs["_pairs", partition]) for partition in range(N))
+
+    async def story() -> None:
+        intake, partition = world.intakes["events"], partition_of(b"other", N)
+        task = asyncio.create_task(intake.run())
+        for n in range(2):
+            world.event("other", n)
+            await world.handed("events", partition)
+        await asyncio.sleep(0.02)
+        assert (len(world.lessons), counted()) == (1, 0), "the first event has none"
+        world.event("other", 2)
+        await world.handed("events", partition)  # while a flush waits: its turn is the next
+        world.taught_now.set()
+        await asyncio.sleep(0.02)
+        known = counted()
+        assert known
+        world.taught_now.clear()
+        world.event("other", 3)
+        await world.handed("events", partition)
+        await asyncio.sleep(0.02)
+        assert counted() == known
+        intake.flush()  # what a checkpoint does: rows that know an event are never kept without what comes of it
+        assert counted() > known
+        world.taught_now.set()
+        await asyncio.sleep(0.02)
+        task.cancel()
+
+    asyncio.run(story())
+    assert world.item_counts() == {item_key(f"i{n}"): 1 for n in range(4)}

@@ -20,7 +20,7 @@ from engine.reasons import Reason
 from engine.records import Request, Rule
 from engine.rules import compile_rules
 from engine.user import Position, UserState, user_key
-from streams.listmaker import AT_ONCE, HEADERS_BYTES, LATE_S, Again, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
+from streams.listmaker import AT_ONCE, HEADERS_BYTES, LATE_S, LESSONS, Again, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
 from streams.metrics import Metrics
 
 PLACE = Position("events", 1, 0, 7)
@@ -31,7 +31,7 @@ WEIGHED = 15
 class World:
     """A model that ranks, an outbox that writes down, and rows of one partition; `meanwhile` runs while lists are under way."""
 
-    def __init__(self, max_bytes: int = 100_000) -> None:
+    def __init__(self, max_bytes: int = 100_000, lessons_s: float = 0.0) -> None:
         self.published: list[tuple[str, bytes | None, bytes | None]] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.generation = "g1"
@@ -51,7 +51,7 @@ class World:
             Targets("lists", "responses", "examples", 3, 1_000, max_bytes),
             size=64,
             encode_example=lambda example: str(getattr(example, "weight", "example")).encode(),
-            lessons_s=0.0,
+            lessons_s=lessons_s,
             known=lambda: 7,
             clock=lambda: 1_700_000_000.0,
         )
@@ -257,6 +257,22 @@ def test_all_is_paid_once_all_is_published() -> None:
     topics = [topic for topic, _, _ in world.run()]
     assert sorted(topics) == ["examples", "lists", "lists", "responses"]
     assert (seen, world.batch.ended) == ([0], 1)
+
+
+def test_taught_returns_once_the_examples_are_made() -> None:
+    """Who waits for examples waits for those asked for so far, which wait for no others then; without any, for nothing."""
+    world = World(lessons_s=60.0)
+
+    async def story() -> None:
+        task = asyncio.create_task(world.maker.run())
+        await asyncio.wait_for(world.maker.taught(), 1)
+        for _ in range(LESSONS + 3):
+            world.maker.learn(Lesson(TASTE, 1, PLACE, world.owed))
+        await asyncio.wait_for(world.maker.taught(), 5)
+        assert len(world.published) == LESSONS + 3
+        task.cancel()
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("late", [False, True])
