@@ -291,7 +291,7 @@ class Model:
             stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
             packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
             made.append(Example(*position, situation, packed, self.generation, context))
-        if positions[0].offset % calibration.EVERY == 0:
+        if made[0].offset % calibration.EVERY == 0:
             made[0] = self._with_list(made[0], taste, taken_at)
         return made
 

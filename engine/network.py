@@ -225,7 +225,9 @@ class Network:
         z = np.zeros((len(x), INPUTS), np.float32)
         z[:, :SCALED] = np.clip((x - self.net.middle) * self.net.scale, LOW, HIGH)
         z[:, SCALED + situation] = 1.0
-        before, after = learn(self.net, self.squares, z, base.astype(np.float32), weight, RATE)
+        with np.errstate(over="ignore"):  # what is not finite makes no step
+            linear = base.astype(np.float32)
+        before, after = learn(self.net, self.squares, z, linear, weight, RATE)
         if np.isfinite(after - before):
             self.learned += 1
             self.edge += (after - before - self.edge) / min(self.learned, MEMORY)

@@ -60,9 +60,11 @@ def explain(settings: Settings, user_id: str, item_id: str | None, surface: str,
     known = Known({item.item_id: item for item in book.items}, row, compile_rules(book.rules.values()), book.now_ms)
     lines = list(of_user(user_id, row))
     if item_id is not None:
-        requests: list[dict[str, Any]] = [{"k": CANDIDATES}, {"candidates": [item_id]}]
-        listed = found is not None and any(place["item_id"] == item_id for place in found["items"])
-        ranked, alone = (None, None) if listed else ask(settings, user_id, [{**one, "surface": surface} for one in requests], wait_s)
+        listed = [] if found is None else [place["item_id"] for place in found["items"]]
+        requests: list[dict[str, Any]] = [{"k": max(CANDIDATES, len(listed))}, {"candidates": [item_id]}]
+        ranked, alone = (
+            (None, None) if item_id in listed else ask(settings, user_id, [{**one, "surface": surface} for one in requests], wait_s)
+        )
         lines += of_item(item_id, found, ranked, alone, surface, known)
     elif found is not None:
         lines += of_list(found, known)

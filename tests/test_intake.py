@@ -45,9 +45,10 @@ class World:
     """Logs, rows and the two handlers of one worker that owns all partitions; it can crash and go on from its last checkpoint."""
 
     def __init__(
-        self, objective: Objective | None = None, chosen: Callable[[str, int, int], bool] | None = None, hold_s: float = 0.0
+        self, hold_s: float = 0.0, objective: Objective | None = None, chosen: Callable[[str, int, int], bool] | None = None
     ) -> None:
-        self.hold_s = hold_s
+        self.hold_s, self.objective = hold_s, objective
+        self.chosen = chosen or ((lambda *_: True) if hold_s else None)
         self.taught_now = asyncio.Event()
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self.read: Counter[tuple[str, int]] = Counter()
@@ -57,7 +58,6 @@ class World:
         self.forgotten: list[str] = []
         self.wanted: list[Any] = []
         self.lessons: list[Lesson] = []
-        self.objective, self.chosen = objective, chosen
         self.start()
 
     # -- what the handlers are given
@@ -301,9 +301,31 @@ def test_surfaces_are_bounded() -> None:
     assert INTERNAL + surfaces.ROW in world.stored[rows.partition]
 
 
+def test_examples_are_weighted_by_type_and_value() -> None:
+    """Rule: an example counts as the objective says; there is none of a type, or a value, that counts nothing; by default all are alike."""
+    story: list[dict[str, Any]] = [
+        {"type": "click"},
+        {"type": "cart"},
+        {"type": "purchase", "value": 50.0},
+        {"type": "purchase", "value": -3.0},
+        {"type": "purchase"},
+    ]
+    for objective, expected in (
+        (None, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (Objective({"purchase": 2.0, "click": 0.0}, {"purchase": 20.0}), [1.0, 5.0, 2.0]),
+    ):
+        world = World(objective=objective, chosen=lambda *_: True)
+        world.event("u", 90, type="click")  # before it nothing is known of the user
+        for n, fields in enumerate(story):
+            world.event("u", n, item_id=f"new{n}", **fields)
+        world.finish()
+        assert [lesson.weight for lesson in world.lessons] == expected
+        assert world.user("u").events == len(story) + 1, "the user's row has them all"
+
+
 def test_pairs_go_out_once_the_examples_of_their_events_are_made() -> None:
     """An example that knew its own event would teach what no list can know: what comes of an event waits for it, but for a checkpoint."""
-    world = World(chosen=lambda *_: True, hold_s=0.001)
+    world = World(hold_s=0.001)
 
     def counted() -> int:
         return sum(len(world.logs["_pairs", partition]) for partition in range(N))
@@ -335,25 +357,3 @@ def test_pairs_go_out_once_the_examples_of_their_events_are_made() -> None:
 
     asyncio.run(story())
     assert world.item_counts() == {item_key(f"i{n}"): 1 for n in range(4)}
-
-
-def test_examples_are_weighted_by_type_and_value() -> None:
-    """Rule: an example counts as the objective says; there is none of a type, or a value, that counts nothing; by default all are alike."""
-    story: list[dict[str, Any]] = [
-        {"type": "click"},
-        {"type": "cart"},
-        {"type": "purchase", "value": 50.0},
-        {"type": "purchase", "value": -3.0},
-        {"type": "purchase"},
-    ]
-    for objective, expected in (
-        (None, [1.0, 1.0, 1.0, 1.0, 1.0]),
-        (Objective({"purchase": 2.0, "click": 0.0}, {"purchase": 20.0}), [1.0, 5.0, 2.0]),
-    ):
-        world = World(objective, lambda *_: True)
-        world.event("u", 90, type="click")  # before it nothing is known of the user
-        for n, fields in enumerate(story):
-            world.event("u", n, item_id=f"new{n}", **fields)
-        world.finish()
-        assert [lesson.weight for lesson in world.lessons] == expected
-        assert world.user("u").events == len(story) + 1, "the user's row has them all"
