@@ -157,6 +157,18 @@ class Catalogue:
             self._terms_changed = 0
         return known
 
+    def terms_of(self, at: int) -> tuple[int, ...]:
+        """Codes of the categories and tags of an item, as in `terms`."""
+        return self._terms_of[at]
+
+    def term_code(self, name: str) -> int:
+        """The code of a category or tag, -1 for one that there is not."""
+        return self._term_codes.get(name.lower(), -1)
+
+    def creator_code(self, name: str) -> int:
+        """The code of a creator, -1 for one that there is not."""
+        return self._creator_codes.get(name, -1)
+
     def item_id(self, at: int) -> str:
         """The id of a listable item."""
         item = self.items[at]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from functools import partial
+from itertools import accumulate, compress, repeat
 from typing import cast
 
 import msgspec
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import kernels
+from engine.candidates import Candidates, Query
 from engine.catalogue import Catalogue
 from engine.cosines import Cosines
-from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, situations, starts_of, tastes_of
+from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, recent_of, situations, starts_of, tastes_of
 from engine.generation import Generation
+from engine.leaders import Places
 from engine.network import ENOUGH, Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
@@ -30,11 +33,15 @@ from engine.rules import Match, RuleSet, compile_rules, matches
 from engine.search import Search
 from engine.space import Floats, Space
 from engine.stats import ItemStats
+from engine.subset import world_of
+from engine.textindex import TextIndex
 from engine.user import Position
 
 NO_GENERATION = "none"
 NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
+WHOLE = 10_000
+"""Items up to which a list looks at all of them; in larger catalogues at candidates (`engine.candidates`)."""
 CANDIDATES = 300
 """The strongest items by the linear score, among which the networks choose."""
 
@@ -137,7 +144,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """Lists under way: what was asked for, candidates that the catalogue does not have, the lists' arrays (None: an empty catalogue), the
-    ids of each user's recent items, and what the compiled loops work from.
+    ids of each user's recent items, and what the compiled loops work from; `items` (U,): the catalogue indices of the items that they know,
+    None where these are all.
     """
 
     asks: Sequence[Ask]
@@ -145,6 +153,7 @@ class Draft:
     lists: kernels.Lists | None
     names: Sequence[Sequence[str]]
     work: Work | None
+    items: Places | None = None
 
     def fill(self) -> None:
         """Work the lists out; in any thread, while nothing changes the model."""
@@ -162,15 +171,18 @@ class Prepared:
     space: Space
     cosines: Cosines
     ranker: Ranker | None
+    text: TextIndex | None = None
 
 
 class Model:
-    """Everything all workers read. One thread at a time may be in its methods."""
+    """Everything all workers read. One thread at a time may be in its methods. `whole`: see WHOLE."""
 
-    def __init__(self, dims: int = 0, decay: Decay | None = None, neighbours: int = 256) -> None:
+    def __init__(self, dims: int = 0, decay: Decay | None = None, neighbours: int = 256, whole: int = WHOLE) -> None:
+        self.whole = whole
         self.catalogue = Catalogue(dims)
         self.stats = ItemStats(self.catalogue, decay or Decay(), neighbours)
         self._shared = Shared(self.catalogue, self.stats)
+        self.candidates = Candidates(self.catalogue, self.stats)
         self.search = Search(self.catalogue)
         self.ranker = Ranker()
         self.generation = NO_GENERATION
@@ -183,6 +195,7 @@ class Model:
         prepared.space.grow(self.catalogue.capacity)
         self.catalogue.space = prepared.space
         self._shared.cosines = prepared.cosines
+        self.candidates.use(prepared.text)
         self.generation = prepared.generation
         if prepared.ranker is not None:
             self.ranker = prepared.ranker
@@ -221,6 +234,9 @@ class Model:
 
         `Draft.fill` may run in another thread while the model stays as it is; `rankings` then gives the lists.
         """
+        if len(self.catalogue) > self.whole:
+            yield from map(self._draft_of_candidates, asks)
+            return
         size = self._shared.cosines.users_at_once()
         for start in range(0, len(asks), size):
             yield self._draft(asks[start : start + size])
@@ -303,6 +319,50 @@ class Model:
         net = network.net if network.trusted else None
         return Draft(asks, unknown, lists, names, Work(common.world(near), tastes, wanted, weights, base, net, most))
 
+    def _draft_of_candidates(self, ask: Ask) -> Draft:
+        """A draft of one list in a large catalogue: nothing in it is as long as the catalogue but, in a search, how words fit."""
+        catalogue, taste, given = self.catalogue, ask.taste, ask.candidates is not None
+        recent, names, together = recent_of(catalogue, taste)
+        query = Query(self.search.fit(ask.text), ask.query) if ask.searches else None
+        places, unknown = ([], []) if ask.candidates is None else self._candidates(ask, ask.candidates)
+        hidden = np.zeros(0, np.int64) if given else catalogue.known([*taste.seen, *map(item_key, ask.exclude)])
+        if given:
+            items = np.unique(np.concatenate([np.array(places, np.int64), recent]))
+            may = np.ones(len(items), np.bool_)
+        else:
+            found = partial(self._allowed, ask)
+            items, may = self.candidates.of(recent, taste.now, ask.k, hidden, found, self._filters(ask), query)
+        row = None if query is None else self.search.told(query.fit, query.vector, known=bool(taste.recent), items=items)
+        wanted = kernels.Asks(
+            np.array([ask.k], np.int64),
+            np.zeros(1, np.int64),
+            may[None],
+            np.zeros(2, np.int64),
+            np.zeros(0, np.int64),
+            np.array([given]),
+            starts_of([len(places)]),
+            np.searchsorted(items, np.array(places, np.int64)),
+            np.array([-1 if row is None else 0], np.int64),
+            np.zeros((0, len(items)), np.float32) if row is None else row[None],
+            np.array([ask.reasons]),
+        )
+        world = world_of(catalogue, self.stats, items, recent, taste.now, self.candidates.retrieval.scratch)
+        slots = np.arange(len(recent))
+        tastes = kernels.Tastes(
+            starts_of([len(recent)]),
+            np.searchsorted(items, recent),
+            slots,
+            np.array([taste.now], np.int64),
+            np.array([together], np.int64),
+            situations([taste]),
+            contexts([taste]),
+        )
+        most = len(places) if given else min(ask.k, len(items))
+        weights = self.ranker.weights().astype(np.float32)
+        net = self.ranker.network.net if self.ranker.network.trusted else None
+        work = Work(world, tastes, wanted, weights, weights[:, : len(SHARED)] @ world.shared, net, most)
+        return Draft([ask], [unknown], lists_for(1, most, told=ask.reasons), [names], work, items)
+
     def _weights(self, shared: Floats) -> tuple[Floats, Floats]:
         """Weights (SITUATIONS, F) and what the shared features add under them (SITUATIONS, N), kept until either changes."""
         known, ranker = self._weighted, self.ranker
@@ -316,12 +376,13 @@ class Model:
         if draft.lists is None:
             found: Iterable[list[Ranked]] = ([] for _ in draft.asks)
         else:
-            found = self._found(draft.lists, draft.asks, draft.names)
+            best = draft.lists.best if draft.items is None else draft.items[draft.lists.best]
+            found = self._found(draft.lists, best, draft.asks, draft.names)
         return [self._ranking(ask, items, unknown) for ask, items, unknown in zip(draft.asks, found, draft.unknown, strict=True)]
 
-    def _found(self, lists: kernels.Lists, asks: Sequence[Ask], names: Sequence[Sequence[str]]) -> Iterator[list[Ranked]]:
-        """The lists that the loops have filled in."""
-        items, rows = self.catalogue.items, zip(lists.count.tolist(), lists.best.tolist(), lists.score.tolist(), strict=True)
+    def _found(self, lists: kernels.Lists, listed: Places, asks: Sequence[Ask], names: Sequence[Sequence[str]]) -> Iterator[list[Ranked]]:
+        """The lists that the loops have filled in, with the catalogue indices `listed` of their items."""
+        items, rows = self.catalogue.items, zip(lists.count.tolist(), listed.tolist(), lists.score.tolist(), strict=True)
         told = reasons_of(lists, names) if any(ask.reasons for ask in asks) else repeat([])
         for (count, best, score), ask, reasons in zip(rows, asks, told, strict=False):
             ids = [cast("Item", items[at]).item_id for at in best[:count]]
@@ -338,8 +399,9 @@ class Model:
 
     def _candidates(self, ask: Ask, names: Sequence[str]) -> tuple[list[int], list[str]]:
         """Indices of the candidates that may be listed, and those that the catalogue does not have."""
-        catalogue, allowed = self.catalogue, self._allowed(ask)
-        excluded, places, unknown = set(ask.exclude), [], []
+        catalogue, large = self.catalogue, len(self.catalogue) > self.whole
+        allowed = None if large else self._allowed(ask)
+        excluded, places, unknown = set(ask.exclude), list[int](), list[str]()
         for name in dict.fromkeys(names):
             at = catalogue.index.get(item_key(name))
             if name in excluded:
@@ -348,7 +410,8 @@ class Model:
                 unknown.append(name)
             elif allowed is None or allowed[at]:
                 places.append(at)
-        return places, unknown
+        left = self._allowed(ask, np.array(places, np.int64)) if large else None
+        return places if left is None else list(compress(places, left.tolist())), unknown
 
     def _masks_for(self, asks: Sequence[Ask]) -> tuple[NDArray[np.bool_], list[int]]:
         """What may be listed, (masks, N), and which of the masks is each ask's: most share the first, of what is open."""
@@ -362,18 +425,25 @@ class Model:
                 masks.append(masks[0] & allowed)
         return np.array(masks), of
 
-    def _allowed(self, ask: Ask) -> NDArray[np.bool_] | None:
-        """(N,) what rules and filters leave; None where there are none."""
+    def _allowed(self, ask: Ask, items: Places | None = None) -> NDArray[np.bool_] | None:
+        """(N,) what rules and filters leave, or (n,) of some `items` alone; None where there are none."""
         allowed: NDArray[np.bool_] | None = None
         for rule in self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now):
             if rule.action in ("block", "filter"):
-                matched = self._matched(rule.rule_id, self._rules.match_of(rule.rule_id))
+                match = self._rules.match_of(rule.rule_id)
+                matched = self._matched(rule.rule_id, match) if items is None else self._match(match, items)
                 left = ~matched if rule.action == "block" else matched
                 allowed = left if allowed is None else allowed & left
         if ask.filters:
-            left = self._match(Match.of(ask.filters))
+            left = self._match(Match.of(ask.filters), items)
             allowed = left if allowed is None else allowed & left
         return allowed
+
+    def _filters(self, ask: Ask) -> list[Match]:
+        """What items must all match."""
+        rules = self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now)
+        found = [self._rules.match_of(rule.rule_id) for rule in rules if rule.action == "filter"]
+        return [*found, Match.of(ask.filters)] if ask.filters else found
 
     def _matched(self, rule_id: str, match: Match) -> NDArray[np.bool_]:
         known = self._masks.get(rule_id)
@@ -381,8 +451,9 @@ class Model:
             known = self._masks[rule_id] = self._match(match)
         return known
 
-    def _match(self, match: Match) -> NDArray[np.bool_]:
-        return np.fromiter((item is not None and matches(match, item) for item in self.catalogue.items), bool, len(self.catalogue))
+    def _match(self, match: Match, items: Places | None = None) -> NDArray[np.bool_]:
+        entries = self.catalogue.items if items is None else [self.catalogue.items[at] for at in items.tolist()]
+        return np.fromiter((item is not None and matches(match, item) for item in entries), bool, len(entries))
 
 
 def prepare(
@@ -404,6 +475,8 @@ def prepare(
     if live:
         space.put_many(list(live), np.array(list(live.values())))
     cosines = Cosines(space, catalogue)
+    if len(catalogue) > WHOLE:
+        return Prepared(generation.id, space, cosines, ranker, TextIndex(space, catalogue.hashes.copy()))
     cosines.prepare(min(len(catalogue), len(space.vectors)))
     return Prepared(generation.id, space, cosines, ranker)
 
