@@ -22,7 +22,7 @@ from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, recent_of, situations, starts_of, tastes_of
 from engine.generation import Generation
-from engine.leaders import Places
+from engine.leaders import Places, largest
 from engine.network import ENOUGH, Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
@@ -42,6 +42,8 @@ NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
 WHOLE = 10_000
 """Items up to which a list looks at all of them; in larger catalogues at candidates (`engine.candidates`)."""
+DRAWN = 256
+"""Items of a large catalogue that are drawn to find others that may be listed."""
 CANDIDATES = 300
 """The strongest items by the linear score, among which the networks choose."""
 
@@ -257,6 +259,8 @@ class Model:
 
     def examples(self, taste: Taste, items: Sequence[int], positions: Sequence[Position]) -> list[Example]:
         """The same for items that the user took at once, with the `positions` of their events; those that were not open are left out."""
+        if len(self.catalogue) > self.whole:
+            return self._examples_of_candidates(taste, items, positions)
         index = self.catalogue.index
         open_ = self.open_for(taste)
         taken = [(index[item], position) for item, position in zip(items, positions, strict=True) if item in index and open_[index[item]]]
@@ -281,6 +285,56 @@ class Model:
             packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
             made.append(Example(*position, situation, packed, self.generation, context))
         return made
+
+    def _examples_of_candidates(self, taste: Taste, items: Sequence[int], positions: Sequence[Position]) -> list[Example]:
+        """`examples` in a large catalogue: the strongest are those of the candidates, the others are drawn from the whole catalogue."""
+        catalogue, candidates = self.catalogue, self.candidates
+        hidden, recent = catalogue.known(taste.seen), recent_of(catalogue, taste)[0]
+        pairs = [(catalogue.index[item], position) for item, position in zip(items, positions, strict=True) if item in catalogue.index]
+        places = np.array([at for at, _ in pairs], np.int64)
+        may = candidates.open_at(places, taste.now) & ~np.isin(places, hidden)
+        taken = list(compress(pairs, may.tolist()))
+        if not taken:
+            return []
+        mine = places[may]
+        pool, usable = candidates.of(recent, taste.now, 0, hidden, lambda _: None)
+        pool = pool[usable & ~np.isin(pool, mine)]
+        drawn, others = self._drawn(taken, taste.now, np.concatenate([hidden, mine]))
+        looked_at = np.unique(np.concatenate([pool, mine, recent, *drawn]))
+        features = self._features_at(taste, looked_at, recent)
+        situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
+        scores = features.scores(self.ranker.weights()[situation].astype(np.float32))[np.searchsorted(looked_at, pool)]
+        strongest = largest(pool, scores, catalogue.hashes, STRONGEST)
+        made = []
+        for (at, position), found in zip(taken, drawn, strict=True):
+            rng = np.random.default_rng(position.offset * 4_096 + position.partition)
+            some = found[~np.isin(found, strongest)][:NEGATIVES]
+            parts = [(strongest[rng.integers(0, len(strongest), NEGATIVES)], len(strongest))] if len(strongest) else []
+            parts += [(some, others - len(strongest))] if len(some) else []
+            x = features.rows(np.searchsorted(looked_at, np.concatenate([[at], *(part for part, _ in parts)])))
+            stands_for = np.concatenate([[0.0], *(np.full(len(part), np.log(max(1, size) / len(part))) for part, size in parts)])
+            packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
+            made.append(Example(*position, situation, packed, self.generation, context))
+        return made
+
+    def _drawn(self, taken: Sequence[tuple[int, Position]], now: int, closed: Places) -> tuple[list[Places], int]:
+        """For each item taken some others at random that may be listed, twice NEGATIVES of them where many may; and about how many may."""
+        drawn, tried, found = [], 0, 0
+        for _, position in taken:
+            rng = np.random.default_rng((position.offset, position.partition))
+            some = rng.integers(0, len(self.catalogue), DRAWN)
+            some = some[self.candidates.open_at(some, now) & ~np.isin(some, closed)]
+            tried, found = tried + DRAWN, found + len(some)
+            drawn.append(some[: 2 * NEGATIVES])
+        return drawn, len(self.catalogue) * found // tried
+
+    def _features_at(self, taste: Taste, items: Places, recent: Places) -> Features:
+        """Features of some items (U,), ascending, with the user's `recent` ones among them."""
+        world = world_of(self.catalogue, self.stats, items, recent, taste.now, self.candidates.retrieval.scratch)
+        every, own = np.arange(len(items), dtype=np.int32), np.empty((kernels.PERSONAL, len(items)), np.float32)
+        together = recent_of(self.catalogue, taste)[2]
+        kernels.personal(world, np.searchsorted(items, recent), np.arange(len(recent)), taste.now, together, every, every, own)
+        return Features(world.shared, own, world.cold)
 
     def _draft(self, asks: Sequence[Ask]) -> Draft:
         n = len(self.catalogue)
@@ -492,6 +546,8 @@ def warm_up() -> None:
     model.ranker.network.learned, model.ranker.network.edge = ENOUGH, 1.0
     model.rank([Ask(taste, text="any")])
     model.features(Taste((), (), (), 0, 0, 0))
+    model.whole = 0
+    model.rank([Ask(Taste((item_key("any"),), ("any",), (), 0, 0, 1))])
 
 
 def _unknown(names: Sequence[str], known: Sequence[Ranked]) -> list[Ranked]:

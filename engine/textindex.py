@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import onnxruntime  # noqa: F401 - first: usearch 2.26 brings a libstdc++ of its own, and who loads it before any other crashes on the next
 from numpy.typing import NDArray
 from usearch.index import Index
 
 from engine.leaders import Hashes, Places, largest
 from engine.space import Floats, Space
 
-LINKS, EXPANSION_ADD, EXPANSION = 16, 64, 128
+LINKS, EXPANSION_ADD, EXPANSION = 16, 128, 256
 """Links of a vector, and how many it is compared with beside them while it is added or searched for; recall and times: `bench.ranking`."""
 DEVIATIONS = 6.0
 """A component of a unit vector deviates from 0 by 1 / sqrt(D): this many deviations are the largest integer."""

@@ -1,0 +1,260 @@
+"""What a list costs inside one worker's model, and what is lost where candidates take the place of a whole catalogue. On one core.
+
+Everything is simulated (`bench.simulated`) and seeded. `python -m bench.ranking` runs each size in a process of its own, prints tables, and
+writes bench/ranking.json; some fifteen minutes, most of it for a million items, and 8 GB of memory. `--items` takes some sizes only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.simulated import NOW, Simulated, simulated, trained
+from engine import model as ranking
+from engine.candidates import Candidates
+from engine.cosines import Cosines
+from engine.model import Ask, Model, Prepared
+from engine.space import Floats
+from engine.textindex import TextIndex
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "bench" / "ranking.json"
+SIZES = (4_000, 50_000, 1_000_000)
+DIMS = 384
+RERANKED = (100, 300)
+REQUESTS = 400
+USERS = {4_000: 2_000, 50_000: 600, 1_000_000: 400}
+BATCH = 32
+EXACT = {4_000: 0, 50_000: 200, 1_000_000: 40}
+"""Users whose lists are made of the whole catalogue, too, to see what the candidates miss."""
+QUERIES = 200
+NEAR = (10, 100)
+STEPS = ("candidates", "world", "features", "networks", "choose", "reasons", "Python")
+"""What a list is made of: what is looked at; the arrays of it; the loops over it; what the networks add; the order; why; and the rest."""
+ONE_CORE = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+Say = Callable[[str], None]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments ask for; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ranking", description=__doc__)
+    parser.add_argument("--items", type=int, action="append", help="a catalogue of this size; may be given again")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # in a process of its own: prints JSON
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(sized(options.one, _to_stderr)))
+        return 0
+    report = measured(options.items or SIZES, print)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written to {REPORT.relative_to(ROOT)}")
+    return 0
+
+
+def measured(sizes: Sequence[int], say: Say) -> dict[str, Any]:
+    """Each size in a process of its own, so that memory is its own, and on one core."""
+    report: dict[str, Any] = {}
+    for items in sizes:
+        say(f"{items:,} simulated items, one core")
+        command = [sys.executable, "-m", "bench.ranking", "--one", str(items)]
+        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, env={**os.environ, **ONE_CORE})
+        report[str(items)] = found = json.loads(done.stdout)
+        tell(found, say)
+    return report
+
+
+def sized(items: int, say: Say, dims: int = DIMS, examples: int = 1_500, requests: int = REQUESTS) -> dict[str, Any]:
+    """All figures of one size; `examples`, of a small catalogue, that the ranker learns first."""
+    began = time.perf_counter()
+    ranker = trained(simulated(min(items, SIZES[0]), 300, dims), examples)
+    users = USERS.get(items, 100)
+    world = simulated(items, users, dims)
+    say(f"simulated in {time.perf_counter() - began:.0f} s; networks {'trusted' if ranker.network.trusted else 'not trusted'}")
+    before, built, text = resident(), time.perf_counter(), None
+    space = world.model.catalogue.space
+    if items > world.model.whole:
+        text = TextIndex(space, world.model.catalogue.hashes)
+    built = time.perf_counter() - built
+    cosines = Cosines(space, world.model.catalogue)
+    if text is None:
+        cosines.prepare(items)
+    world.model.use(Prepared("simulated", space, cosines, ranker, text))
+    report: dict[str, Any] = {"rerank": {}}
+    for count in RERANKED:
+        if count <= items:
+            report["rerank"][str(count)] = reranked(world, count, requests)
+    report["lists"] = listed(world)
+    report["memory_mb"] = {"resident": resident(), "vectors": megabytes(space.vectors[:items].nbytes)}
+    lists = world.model.stats.neighbours
+    report["memory_mb"]["neighbours"] = megabytes(int(lists.length[:items].sum()) * (4 + lists.weights.itemsize * lists.weights.shape[1]))
+    if text is not None:
+        index = {"build_s": round(built, 1), "graph_mb": megabytes(text.graph_bytes), "resident_mb": round(resident() - before, 1)}
+        report["index"] = {**index, **nearest(world, text, min(QUERIES, users))}
+        report["candidates"] = missed(world, EXACT.get(items, 20))
+    return report
+
+
+def reranked(world: Simulated, count: int, requests: int) -> dict[str, Any]:
+    """Requests to rank so many given candidates, with reasons, one at a time, each after an item was used."""
+    rng, model = np.random.default_rng(3), world.model
+    asks = []
+    for number in range(requests):
+        taste = world.tastes[number % len(world.tastes)]
+        own = world.cluster[[model.catalogue.index[key] for key in taste.recent]]
+        near = np.flatnonzero(np.isin(world.cluster, own))
+        some = rng.permutation(np.concatenate([rng.choice(near, count // 2), rng.integers(0, len(world.ids), count)]))
+        asks.append(Ask(replace(taste, now=NOW + number), candidates=tuple(dict.fromkeys(world.ids[at] for at in some))[:count]))
+    took, spent = [], defaultdict[str, float](float)
+    model.rank(asks[:3])
+    for number, ask in enumerate(asks):
+        world.used(rng.integers(0, len(world.ids), 1), number)
+        with timed(spent, model) as seconds:
+            model.rank([ask])
+        took.append(seconds[0])
+    total = sum(spent.values())
+    shares = {step: round(spent[step] / total, 3) for step in STEPS}
+    return {"p50_ms": quantile(took, 0.5), "p99_ms": quantile(took, 0.99), "shares": shares}
+
+
+def listed(world: Simulated) -> dict[str, Any]:
+    """Lists of ten with reasons, for batches of users, each after as many items were used."""
+    rng, model = np.random.default_rng(4), world.model
+    batches = [world.tastes[start : start + BATCH] for start in range(0, len(world.tastes), BATCH)]
+    spent, cpu, took, count = defaultdict[str, float](float), 0.0, [], 0
+    for number, tastes in enumerate(batches):
+        world.used(rng.integers(0, len(world.ids), BATCH), number)
+        asks = [Ask(taste) for taste in tastes]
+        before = time.process_time()
+        with timed(spent, model) as seconds:
+            made = model.rank(asks)
+        if number:  # what is made once was made for the first
+            cpu += time.process_time() - before
+            took.append(seconds[0] / len(asks))
+            count += len(made)
+        else:
+            spent.clear()
+    total = sum(spent.values())
+    shares = {step: round(spent[step] / total, 3) for step in STEPS}
+    return {"per_s": round(count / cpu, 1), "p50_ms": quantile(took, 0.5), "p99_ms": quantile(took, 0.99), "shares": shares}
+
+
+def nearest(world: Simulated, text: TextIndex, queries: int) -> dict[str, Any]:
+    """Recall of the text index against comparing with all, for users' vectors and for items', and the time of a search."""
+    catalogue, rng = world.model.catalogue, np.random.default_rng(5)
+    vectors, n = catalogue.space.vectors, len(catalogue)
+    of_users = [unit(sum(0.9**slot * vectors[catalogue.index[key]] for slot, key in enumerate(t.recent))) for t in world.tastes[:queries]]
+    report: dict[str, Any] = {}
+    for name, rows in (("users", np.array(of_users)), ("items", vectors[rng.integers(0, n, queries)])):
+        exact = [np.argsort(-(vectors[:n] @ row))[: max(NEAR)] for row in rows]
+        began = time.perf_counter()
+        for k in NEAR:
+            found = [text.nearest(row, k, catalogue.hashes) for row in rows]
+            shares = [len(np.intersect1d(one, all_[:k])) / k for one, all_ in zip(found, exact, strict=True)]
+            report[f"recall_{name}_at_{k}"] = round(float(np.mean(shares)), 4)
+        report[f"search_{name}_ms"] = round((time.perf_counter() - began) / len(NEAR) / len(rows) * 1000, 2)
+    return report
+
+
+def missed(world: Simulated, users: int) -> dict[str, Any]:
+    """How many of the ten that the whole catalogue gives the candidates have, and their number."""
+    model, tastes = world.model, world.tastes[:users]
+    shares, sizes = [], []
+    for taste in tastes:
+        found = model.rank([Ask(taste, reasons=False)])[0]
+        sizes.append(len(model.candidates.retrieval.pool(model.catalogue.known(taste.recent), taste.now)))
+        whole, model.whole = model.whole, len(model.catalogue)
+        exact = model.rank([Ask(taste, reasons=False)])[0]
+        model.whole = whole
+        shares.append(len({one.item_id for one in found.items} & {one.item_id for one in exact.items}) / max(1, len(exact.items)))
+    return {"share_of_exact_top_10": round(float(np.mean(shares)), 4), "mean": round(float(np.mean(sizes))), "most": int(max(sizes))}
+
+
+@contextmanager
+def timed(spent: dict[str, float], model: Model) -> Iterator[list[float]]:
+    """Add up what the steps take, and give how long all of it took, in seconds."""
+    patched: list[tuple[Any, str, Any]] = []
+    told, seconds = {"reasons": False}, [0.0]
+
+    def watch(owner: Any, name: str, step: str) -> None:
+        function = getattr(owner, name)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                own = "reasons" if told["reasons"] else step
+                spent[own] += time.perf_counter() - began
+                told["reasons"] = name == "look_again" or (told["reasons"] and name == "forward")
+
+        patched.append((owner, name, function))
+        setattr(owner, name, called)
+
+    watch(Candidates, "of", "candidates")
+    watch(ranking, "world_of", "world")
+    watch(type(model._shared), "at", "world")  # noqa: SLF001 - what is measured is inside
+    watch(ranking, "forward", "networks")
+    for name, step in (("pick", "features"), ("choose", "choose"), ("look_again", "reasons"), ("tell", "reasons")):
+        watch(ranking.kernels, name, step)
+    before, began = sum(spent.values()), time.perf_counter()
+    try:
+        yield seconds
+    finally:
+        seconds[0] = time.perf_counter() - began
+        spent["Python"] += seconds[0] - (sum(spent.values()) - before)
+        for owner, name, function in reversed(patched):
+            setattr(owner, name, function)
+
+
+def tell(report: dict[str, Any], say: Say) -> None:
+    """Print the figures of one size."""
+    rows = [(f"rerank {count}", found, "") for count, found in report["rerank"].items()]
+    rows.append(("lists of 10", report["lists"], f"{report['lists']['per_s']:>8.1f}"))
+    say(f"  {'':12} {'p50 ms':>7} {'p99 ms':>7} {'per s':>8}  " + "  ".join(f"{step:>10}" for step in STEPS))
+    for name, found, rate in rows:
+        shares = "  ".join(f"{found['shares'][step]:>10.0%}" for step in STEPS)
+        say(f"  {name:12} {found['p50_ms']:>7.2f} {found['p99_ms']:>7.2f} {rate:>8}  {shares}")
+    say("  MB: " + ", ".join(f"{name} {value:,.0f}" for name, value in report["memory_mb"].items()))
+    if "index" in report:
+        say("  text index: " + ", ".join(f"{name} {value:g}" for name, value in report["index"].items()))
+        say("  candidates: " + ", ".join(f"{name} {value:g}" for name, value in report["candidates"].items()))
+
+
+def quantile(seconds: Sequence[float], q: float) -> float:
+    """A quantile in ms."""
+    return round(float(np.quantile(seconds, q)) * 1000, 3)
+
+
+def unit(vector: Any) -> Floats:
+    """A vector of length 1."""
+    made: Floats = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return made
+
+
+def resident() -> float:
+    """This process's resident memory in MB."""
+    return megabytes(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def megabytes(size: int) -> float:
+    """Bytes as MB of 1,000,000."""
+    return round(size / 1e6, 1)
+
+
+def _to_stderr(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
