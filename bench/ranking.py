@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.simulated import NOW, Simulated, simulated, trained
+from bench.simulated import EXAMPLES, NOW, Simulated, simulated, trained
 from engine import model as ranking
 from engine.candidates import Candidates
 from engine.cosines import Cosines
-from engine.model import Ask, Model, Prepared
+from engine.model import WHOLE, Ask, Model, Prepared
 from engine.space import Floats
 from engine.textindex import TextIndex
 
@@ -74,12 +74,15 @@ def measured(sizes: Sequence[int], say: Say) -> dict[str, Any]:
     return report
 
 
-def sized(items: int, say: Say, dims: int = DIMS, examples: int = 1_500, requests: int = REQUESTS) -> dict[str, Any]:
-    """All figures of one size; `examples`, of a small catalogue, that the ranker learns first."""
+def sized(
+    items: int, say: Say, *, dims: int = DIMS, examples: int = EXAMPLES, requests: int = REQUESTS, whole: int = WHOLE
+) -> dict[str, Any]:
+    """All figures of one size; `examples`, of a small catalogue, that the ranker learns first; `whole`: see `Model`."""
     began = time.perf_counter()
     ranker = trained(simulated(min(items, SIZES[0]), 300, dims), examples)
     users = USERS.get(items, 100)
     world = simulated(items, users, dims)
+    world.model.whole = whole
     say(f"simulated in {time.perf_counter() - began:.0f} s; networks {'trusted' if ranker.network.trusted else 'not trusted'}")
     before, built, text = resident(), time.perf_counter(), None
     space = world.model.catalogue.space
@@ -128,10 +131,12 @@ def reranked(world: Simulated, count: int, requests: int) -> dict[str, Any]:
 
 
 def listed(world: Simulated) -> dict[str, Any]:
-    """Lists of ten with reasons, for batches of users, each after as many items were used."""
+    """Lists of ten with reasons, for batches of users, each after as many items were used. Each user had a list before the last click."""
     rng, model = np.random.default_rng(4), world.model
     batches = [world.tastes[start : start + BATCH] for start in range(0, len(world.tastes), BATCH)]
     spent, cpu, took, count = defaultdict[str, float](float), 0.0, [], 0
+    for tastes in batches:
+        model.rank([Ask(replace(taste, recent=taste.recent[1:], ids=taste.ids[1:])) for taste in tastes])
     for number, tastes in enumerate(batches):
         world.used(rng.integers(0, len(world.ids), BATCH), number)
         asks = [Ask(taste) for taste in tastes]

@@ -46,11 +46,13 @@ class Leaders:
         self._members: set[int] = set()
         self._floor: tuple[float, int] | None = None  # (value, hash) of the largest that is not kept; None where all above 0 are
         self._kept: Places | None = None
+        self._tops: dict[int, Places] = {}
         self._look()
 
     def changed(self, items: Places) -> None:
         """Look at items whose values may have changed; each is among those of `among`."""
         self._kept = None
+        self._tops.clear()
         least, first = self._floor or (0.0, -1)
         hashes = self._hashes()
         for at, value in zip(items.tolist(), self._values(items).tolist(), strict=True):
@@ -67,7 +69,10 @@ class Leaders:
         """The `most` leaders, no more than can be asked for; in no order."""
         if self._kept is None:
             self._kept = np.fromiter(self._members, np.int64, len(self._members))
-        return largest(self._kept, self._values(self._kept), self._hashes(), min(most, self.most))
+        found = self._tops.get(most)
+        if found is None:
+            found = self._tops[most] = largest(self._kept, self._values(self._kept), self._hashes(), min(most, self.most))
+        return found
 
     def _look(self) -> None:
         """Look for the leaders among all."""

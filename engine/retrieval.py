@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue, Terms
-from engine.features import FEW, SELDOM
+from engine.features import FEW, MINUTE_MS, SELDOM
 from engine.jit import kernel
 from engine.leaders import Leaders, Ordered, Places, largest
 from engine.records import Item
@@ -185,6 +185,7 @@ class Retrieval:
         self.scratch = Scratch()
         self._counted, self._entered = set[int](), set[int]()
         self._reference = -1
+        self._made: tuple[int, Places] | None = None
         self._near: dict[int, Places] = {}
         self._near_as_of = -1
         self._groups = Groups(catalogue, self._popularity)
@@ -199,12 +200,18 @@ class Retrieval:
     def pool(self, recent: Places, now: int) -> Places:
         """(M,) the candidates for a user with these `recent` items (R,), newest first, as of `now` (ms); ascending, each once."""
         self.catch_up()
-        depths, found = self.depths, [recent]
-        found += [self._popular.top(depths.popular), self._trending.top(depths.trending), self._rising(now, depths.rising)]
-        found += [self._new.newest(now, depths.new), self._first_used.top(depths.first)]
+        found = [recent, self._common(now // MINUTE_MS), self._new.newest(now, self.depths.new)]
         if len(recent):
             found += [self.together(recent, now), *self._texts(recent), *self._grouped(recent)]
         return np.unique(np.concatenate(found))
+
+    def _common(self, minute: int) -> Places:
+        """What is the same for all users until counts or the minute change."""
+        if self._made is None or self._made[0] != minute:
+            depths = self.depths
+            found = [self._popular.top(depths.popular), self._trending.top(depths.trending), self._first_used.top(depths.first)]
+            self._made = minute, np.unique(np.concatenate([*found, self._rising(minute * MINUTE_MS, depths.rising)]))
+        return self._made[1]
 
     def popular(self, most: int) -> Places:
         """The `most` most popular items, as many as are kept; in no order."""
@@ -235,7 +242,7 @@ class Retrieval:
         """Follow what has changed since: some µs for an item's counts."""
         stats, catalogue = self._stats, self._catalogue
         if stats.reference != self._reference:  # the scale of all counts was moved
-            self._reference = stats.reference
+            self._reference, self._made = stats.reference, None
             self._popular = self._leaders(self._popularity, 1_000)
             self._trending = self._leaders(lambda items: stats.scaled[0, items] * catalogue.listable[items], 1_000)
             self._first_used = self._leaders(lambda items: stats.first_time[items] * catalogue.listable[items], 200)
@@ -245,6 +252,7 @@ class Retrieval:
         else:
             changed = np.array(sorted(self._counted | self._entered), np.int64)
             if len(changed):
+                self._made = None
                 for leaders in (self._popular, self._trending, self._first_used, self._groups):
                     leaders.changed(changed)
                 self._new.changed(np.array(sorted(self._entered), np.int64))

@@ -13,7 +13,7 @@ from bench.simulated import NOW, Simulated, simulated
 from engine.features import NAMES, Taste
 from engine.model import Ask, Model, Ranking
 from engine.partition import item_key
-from engine.records import Item, Rule
+from engine.records import Conditions, Item, Rule
 from engine.retrieval import Depths
 from engine.rules import compile_rules
 from engine.stats import Counts
@@ -49,7 +49,7 @@ def ids(ranking: Ranking) -> list[str]:
     st.sampled_from(["", "item 3", "nothing of it"]),
 )
 def test_candidates_that_are_all_give_the_whole_catalogues_lists(
-    user: str, k: int, candidates: tuple[str, ...] | None, filters: dict[str, str] | None, text: str
+    user: str, k: int, candidates: tuple[str, ...] | None, filters: Conditions | None, text: str
 ) -> None:
     """Rule: where all items are candidates, lists, their scores and reasons are those of the whole catalogue."""
     ask = Ask(
@@ -118,7 +118,8 @@ def test_lists_are_as_long_as_they_can_be(world: Simulated) -> None:
     saw_most = replace(nobody, seen=tuple(int(key) for key in world.keys[:2_990]))
     assert set(ids(model.rank([Ask(saw_most, 20)])[0])) == set(world.ids[2_990:])
     cluster = [at for at, one in enumerate(world.cluster) if one == 3]
-    for filters in ({"tags": "cluster 3"}, {"tags": ("cluster 3", "no such"), "available": True}):
+    asked: list[Conditions] = [{"tags": "cluster 3"}, {"tags": ("cluster 3", "no such"), "available": True}]
+    for filters in asked:
         assert len(model.rank([Ask(nobody, 500, filters=filters)])[0].items) == len(cluster)
     assert ids(model.rank([Ask(nobody, filters={"title": world.model.catalogue.items[9].title})])[0])  # type: ignore[union-attr]
     assert model.rank([Ask(nobody, filters={"tags": "no such"})])[0].note == "nothing may be listed"
