@@ -22,10 +22,15 @@ from typing import Any
 import numpy as np
 
 from bench.simulated import EXAMPLES, NOW, Simulated, simulated, trained
+from engine import kernels
 from engine import model as ranking
 from engine.candidates import Candidates
+from engine.catalogue import FRESH
 from engine.cosines import Cosines
+from engine.lexical import LexicalIndex
 from engine.model import WHOLE, Ask, Model, Prepared
+from engine.records import Item
+from engine.retrieval import Retrieval
 from engine.space import Floats
 from engine.textindex import TextIndex
 
@@ -89,6 +94,7 @@ def sized(
     if items > world.model.whole:
         text = TextIndex(space, world.model.catalogue.hashes)
     built = time.perf_counter() - built
+    say(f"text index in {built:.0f} s")
     cosines = Cosines(space, world.model.catalogue)
     if text is None:
         cosines.prepare(items)
@@ -98,13 +104,16 @@ def sized(
         if count <= items:
             report["rerank"][str(count)] = reranked(world, count, requests)
     report["lists"] = listed(world)
+    say(json.dumps(report))
     report["memory_mb"] = {"resident": resident(), "vectors": megabytes(space.vectors[:items].nbytes)}
     lists = world.model.stats.neighbours
     report["memory_mb"]["neighbours"] = megabytes(int(lists.length[:items].sum()) * (4 + lists.weights.itemsize * lists.weights.shape[1]))
     if text is not None:
         index = {"build_s": round(built, 1), "graph_mb": megabytes(text.graph_bytes), "resident_mb": round(resident() - before, 1)}
         report["index"] = {**index, **nearest(world, text, min(QUERIES, users))}
+        say(json.dumps(report["index"]))
         report["candidates"] = missed(world, EXACT.get(items, 20))
+        report["as_long_as_the_catalogue"] = upkeep(world)
     return report
 
 
@@ -185,6 +194,32 @@ def missed(world: Simulated, users: int) -> dict[str, Any]:
     return {"share_of_exact_top_10": round(float(np.mean(shares)), 4), "mean": round(float(np.mean(sizes))), "most": int(max(sizes))}
 
 
+def upkeep(world: Simulated) -> dict[str, float]:
+    """What takes as long as the catalogue is, in ms, and how often it is done: see docs/decisions/0013."""
+    model, rng = world.model, np.random.default_rng(6)
+    catalogue, taste, found = model.catalogue, world.tastes[0], dict[str, float]()
+
+    def clock(name: str, work: Callable[[], object]) -> None:
+        began = time.process_time()
+        work()
+        found[name] = round((time.process_time() - began) * 1000, 1)
+
+    recent = catalogue.known(taste.recent)
+    clock("channels made", lambda: Retrieval(catalogue, model.stats).pool(recent, taste.now))
+    for at in rng.integers(0, len(world.ids), len(world.ids) // FRESH + 1).tolist():
+        catalogue.put(catalogue.items[at] or Item(world.ids[at], ""))
+    clock("terms made", catalogue.terms)
+    clock("groups made", lambda: model.rank([Ask(taste)]))
+    clock("what is open", lambda: model.open_to(taste.now))
+    title = (catalogue.items[0] or Item("", "")).title
+    clock("a filter with few items that no index has", lambda: model.rank([Ask(taste, filters={"title": title})]))
+    words = LexicalIndex()
+    words.change(0, None, catalogue.items[0])
+    words.fit(title, len(catalogue))
+    clock("words of a search", lambda: words.fit(title, len(catalogue)))
+    return found
+
+
 @contextmanager
 def timed(spent: dict[str, float], model: Model) -> Iterator[list[float]]:
     """Add up what the steps take, and give how long all of it took, in seconds."""
@@ -211,7 +246,7 @@ def timed(spent: dict[str, float], model: Model) -> Iterator[list[float]]:
     watch(type(model._shared), "at", "world")  # noqa: SLF001 - what is measured is inside
     watch(ranking, "forward", "networks")
     for name, step in (("pick", "features"), ("choose", "choose"), ("look_again", "reasons"), ("tell", "reasons")):
-        watch(ranking.kernels, name, step)
+        watch(kernels, name, step)
     before, began = sum(spent.values()), time.perf_counter()
     try:
         yield seconds
@@ -234,6 +269,7 @@ def tell(report: dict[str, Any], say: Say) -> None:
     if "index" in report:
         say("  text index: " + ", ".join(f"{name} {value:g}" for name, value in report["index"].items()))
         say("  candidates: " + ", ".join(f"{name} {value:g}" for name, value in report["candidates"].items()))
+        say("  ms of CPU: " + ", ".join(f"{name} {value:g}" for name, value in report["as_long_as_the_catalogue"].items()))
 
 
 def quantile(seconds: Sequence[float], q: float) -> float:

@@ -132,10 +132,10 @@ class Groups:
 
     def top(self, creator: bool, code: int) -> Places:
         """The GROUP most popular items of a creator, or with a category or tag."""
-        members = self.members(creator, code)
-        if len(members) <= GROUP:
-            return members
-        key = (creator, code)
+        terms, key = self._fit(), (creator, code)
+        first = self._first if creator else terms.first
+        if code >= len(first) - 1 or first[code + 1] - first[code] <= GROUP:
+            return self.members(creator, code)
         leaders = self._leaders.get(key)
         if leaders is None:
             leaders = Leaders(self._popularity, lambda: self.members(creator, code), lambda: self._catalogue.hashes, GROUP)
@@ -288,14 +288,16 @@ class Retrieval:
     def _grouped(self, recent: Places) -> Iterable[Places]:
         """Popular ones by the creators of the recent items, and with those of their categories and tags that say most of the user."""
         catalogue, terms = self._catalogue, self._catalogue.terms()
-        steps = (STEP ** np.arange(len(recent))).tolist()
+        steps = STEP ** np.arange(len(recent))
         if catalogue.creator_count > 1:
-            creators = zip(catalogue.creators[recent].tolist(), steps, strict=True)
-            for code in _strongest(((code, step) for code, step in creators if code), self.depths.creators):
+            creators = catalogue.creators[recent]
+            for code in strongest_codes(creators[creators != 0], steps[creators != 0], self.depths.creators):
                 yield self._groups.top(True, code)
-        filed = [(at, step) for at, step in zip(recent.tolist(), steps, strict=True) if at < len(terms.scale)]
-        codes = ((code, step) for at, step in filed for code in terms.codes[terms.starts[at] : terms.starts[at + 1]].tolist())
-        for code in _strongest(((code, step * float(terms.rarity[code])) for code, step in codes), self.depths.terms):
+        filed, steps = recent[recent < len(terms.scale)], steps[recent < len(terms.scale)]
+        parts = [terms.codes[terms.starts[at] : terms.starts[at + 1]] for at in filed.tolist()]
+        codes = np.concatenate([np.zeros(0, np.int32), *parts])
+        steps = np.repeat(steps, [len(part) for part in parts])
+        for code in strongest_codes(codes, steps * terms.rarity[codes], self.depths.terms):
             yield self._groups.top(False, code)
 
     def _rising(self, now: int, most: int) -> Places:
@@ -320,9 +322,13 @@ class Retrieval:
             self.text.put_all([at])
 
 
-def _strongest(told: Iterable[tuple[int, float]], most: int) -> list[int]:
-    """The codes that are told with the largest weights in all; of equal ones those told first, the newest item's."""
-    sums: dict[int, float] = {}
-    for code, weight in told:
-        sums[code] = sums.get(code, 0.0) + weight
-    return sorted(sums, key=lambda code: -sums[code])[:most]
+def strongest_codes(codes: NDArray[np.int32], weights: NDArray[np.float64], most: int) -> list[int]:
+    """The codes (n,) that have the largest weights (n,) in all; of equal ones those that come first, which are the newest item's.
+
+    >>> strongest_codes(np.array([7, 3, 5, 3], np.int32), np.array([1.0, 0.5, 1.0, 0.75]), 2)
+    [3, 7]
+    """
+    found, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    sums = np.bincount(which, weights, len(found))
+    strongest: list[int] = found[np.lexsort((first, -sums))[:most]].tolist()
+    return strongest
