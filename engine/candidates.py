@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue
-from engine.leaders import Places, largest
+from engine.leaders import Places, distinct, largest
 from engine.lexical import Fit
 from engine.partition import item_key
 from engine.retrieval import Retrieval
@@ -89,23 +89,31 @@ class Candidates:
             found += self._searched(query)
 
         def may(items: Places) -> Bools:
-            open_, left = self.open_at(items, now), allowed(items)
-            return open_ & ~np.isin(items, hidden) if left is None else open_ & left & ~np.isin(items, hidden)
+            open_, left = self.open_at(items, now) & ~self._among(items, hidden), allowed(items)
+            return open_ if left is None else open_ & left
 
         fields = min((one for match in filters if (one := self._matching(match)) is not None), key=len, default=None)
         if fields is not None:
             asked = largest(fields, self._popularity(fields), self._catalogue.hashes, LOOKED_AT)
             asked = asked[may(asked)]
             found.append(largest(asked, self._popularity(asked), self._catalogue.hashes, FILTERED))
-        items = np.unique(np.concatenate(found))
+        items = distinct(found)
         usable = may(items)
         if fields is None and usable.sum() < k:
-            items = np.union1d(items, self.retrieval.popular(POPULAR))
+            items = distinct([items, self.retrieval.popular(POPULAR)])
             usable = may(items)
         if fields is None and usable.sum() < k:
-            items = np.union1d(items, self._whole(now, k, hidden, allowed))
+            items = distinct([items, self._whole(now, k, hidden, allowed)])
             usable = may(items)
         return items, usable
+
+    def _among(self, items: Places, others: Places) -> Bools:
+        """(n,) which of some items are among others."""
+        place = self.retrieval.scratch.items
+        place[others] = 0
+        found: Bools = place[items] >= 0
+        place[others] = -1
+        return found
 
     def _searched(self, query: Query) -> Iterable[Places]:
         fitting = np.flatnonzero(query.fit.scores)
@@ -122,7 +130,7 @@ class Candidates:
             members = [self.retrieval.members(field, value) for _, value in wanted if isinstance(value, str)]
             known = [one for one in members if one is not None]
             if len(known) == len(members) and self.retrieval.members(field, "") is not None:
-                sets.append(np.unique(np.concatenate([np.zeros(0, np.int64), *known])))
+                sets.append(distinct(known))
         return min(sets, key=len, default=None)
 
     def _whole(self, now: int, k: int, hidden: Places, allowed: Callable[[Places | None], Bools | None]) -> Places:

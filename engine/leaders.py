@@ -5,7 +5,7 @@ Exact at any time: what was counted in which order changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,19 @@ def largest(items: Places, values: Values, hashes: Hashes, most: int) -> Places:
     if len(equal) > wanted:
         equal = equal[np.argpartition(hashes[equal], wanted - 1)[:wanted]]
     return np.concatenate([above, equal])
+
+
+def distinct(parts: Sequence[Places]) -> Places:
+    """(n,) the items of some parts, ascending, each once; several times as fast as numpy's `unique`, which hashes.
+
+    >>> distinct([np.array([3, 1]), np.array([1, 2])]).tolist()
+    [1, 2, 3]
+    """
+    items = np.sort(np.concatenate([np.zeros(0, np.int64), *parts]))
+    new = np.ones(len(items), np.bool_)
+    np.not_equal(items[1:], items[:-1], out=new[1:])
+    found: Places = items[new]
+    return found
 
 
 class Leaders:

@@ -22,7 +22,7 @@ from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, recent_of, situations, starts_of, tastes_of
 from engine.generation import Generation
-from engine.leaders import Places, largest
+from engine.leaders import Places, distinct, largest
 from engine.network import ENOUGH, Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
@@ -300,7 +300,7 @@ class Model:
         pool, usable = candidates.of(recent, taste.now, 0, hidden, lambda _: None)
         pool = pool[usable & ~np.isin(pool, mine)]
         drawn, others = self._drawn(taken, taste.now, np.concatenate([hidden, mine]))
-        looked_at = np.unique(np.concatenate([pool, mine, recent, *drawn]))
+        looked_at = distinct([pool, mine, recent, *drawn])
         features = self._features_at(taste, looked_at, recent)
         situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
         scores = features.scores(self.ranker.weights()[situation].astype(np.float32))[np.searchsorted(looked_at, pool)]
@@ -381,7 +381,7 @@ class Model:
         places, unknown = ([], []) if ask.candidates is None else self._candidates(ask, ask.candidates)
         hidden = np.zeros(0, np.int64) if given else catalogue.known([*taste.seen, *map(item_key, ask.exclude)])
         if given:
-            items = np.unique(np.concatenate([np.array(places, np.int64), recent]))
+            items = distinct([np.array(places, np.int64), recent])
             may = np.ones(len(items), np.bool_)
         else:
             found = partial(self._allowed, ask)

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from engine.catalogue import DAY_MS, Catalogue, Terms
 from engine.features import FEW, MINUTE_MS, SELDOM
 from engine.jit import kernel
-from engine.leaders import Leaders, Ordered, Places, largest
+from engine.leaders import Leaders, Ordered, Places, distinct, largest
 from engine.records import Item
 from engine.space import Floats
 from engine.stats import ItemStats
 from engine.subset import Scratch
-from engine.textindex import TextIndex
+from engine.textindex import EXPANSION, TextIndex
 
 Array = Any  # numba knows the type from the argument; mypy would need it in every expression
 
@@ -36,6 +36,8 @@ GROUP = 48
 """Popular items of a creator, category or tag that are candidates; of groups no larger all are."""
 MOST_GROUPS = 4_096
 """Groups whose popular items are kept, those asked for last: some 10 kB each."""
+EFFORT = 96
+"""Effort of a search for what is near to an item, which stands among its like: less finds as much as for a user's vector, who has many."""
 MOST_NEAR = 65_536
 """Items whose nearest by text are kept, until a vector changes: 0.5 kB each."""
 
@@ -183,6 +185,7 @@ class Retrieval:
     def __init__(self, catalogue: Catalogue, stats: ItemStats, text: TextIndex | None = None, depths: Depths | None = None) -> None:
         self._catalogue, self._stats, self.text, self.depths = catalogue, stats, text, depths or Depths()
         self.scratch = Scratch()
+        """As long as the catalogue, from `catch_up` on."""
         self._counted, self._entered = set[int](), set[int]()
         self._reference = -1
         self._made: tuple[int, Places] | None = None
@@ -203,14 +206,14 @@ class Retrieval:
         found = [recent, self._common(now // MINUTE_MS), self._new.newest(now, self.depths.new)]
         if len(recent):
             found += [self.together(recent, now), *self._texts(recent), *self._grouped(recent)]
-        return np.unique(np.concatenate(found))
+        return distinct(found)
 
     def _common(self, minute: int) -> Places:
         """What is the same for all users until counts or the minute change."""
         if self._made is None or self._made[0] != minute:
             depths = self.depths
             found = [self._popular.top(depths.popular), self._trending.top(depths.trending), self._first_used.top(depths.first)]
-            self._made = minute, np.unique(np.concatenate([*found, self._rising(minute * MINUTE_MS, depths.rising)]))
+            self._made = minute, distinct([*found, self._rising(minute * MINUTE_MS, depths.rising)])
         return self._made[1]
 
     def popular(self, most: int) -> Places:
@@ -221,16 +224,15 @@ class Retrieval:
     def together(self, recent: Places, now: int) -> Places:
         """What was used together with these items, the strongest."""
         lists, stats = self._stats.neighbours, self._stats
-        self.scratch.fit(self._catalogue.capacity, 0)
         lasting, season = stats.decay.pair_days * DAY_MS, stats.decay.season_days * DAY_MS
         arrays = (lists.first, lists.length, lists.time, lists.others, lists.weights, stats.count)
         half_lives = np.array([lasting, season, lasting, lasting])
         items, strengths = add_neighbours(*arrays, recent, now, half_lives, self.scratch.items)
         return largest(items, strengths, self._catalogue.hashes, self.depths.together)
 
-    def near(self, vector: Floats, most: int) -> Places:
-        """The `most` items nearest to a unit vector (D,) by text."""
-        return np.zeros(0, np.int64) if self.text is None else self.text.nearest(vector, most, self._catalogue.hashes)
+    def near(self, vector: Floats, most: int, effort: int = EXPANSION) -> Places:
+        """The `most` items nearest to a unit vector (D,) by text; `effort`: see `TextIndex.nearest`."""
+        return np.zeros(0, np.int64) if self.text is None else self.text.nearest(vector, most, self._catalogue.hashes, effort)
 
     def members(self, field: str, name: str) -> Places | None:
         """All items with a creator, category or tag as far as they are filed; None for a field that is not indexed."""
@@ -241,6 +243,7 @@ class Retrieval:
     def catch_up(self) -> None:
         """Follow what has changed since: some µs for an item's counts."""
         stats, catalogue = self._stats, self._catalogue
+        self.scratch.fit(catalogue.capacity, 0)
         if stats.reference != self._reference:  # the scale of all counts was moved
             self._reference, self._made = stats.reference, None
             self._popular = self._leaders(self._popularity, 1_000)
@@ -282,7 +285,7 @@ class Retrieval:
             if found is None:
                 if len(self._near) == MOST_NEAR:
                     del self._near[next(iter(self._near))]
-                found = self._near[at] = self.near(space.vectors[at], self.depths.near)
+                found = self._near[at] = self.near(space.vectors[at], self.depths.near, EFFORT)
             yield found
 
     def _grouped(self, recent: Places) -> Iterable[Places]:

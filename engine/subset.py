@@ -128,5 +128,7 @@ def world_of(catalogue: Catalogue, stats: ItemStats, items: Places, recent: Plac
 
 def near_of(vectors: NDArray[np.float32], recent: Places, items: Places) -> NDArray[np.float32]:
     """(R, U) float32: cosines of some items with others; one row at least, for those who have no history."""
-    made: NDArray[np.float32] = vectors[recent] @ vectors[items].T if len(recent) else np.zeros((1, len(items)), np.float32)
+    if not len(recent):
+        return np.zeros((1, len(items)), np.float32)
+    made: NDArray[np.float32] = np.ascontiguousarray((vectors[items] @ vectors[recent].T).T)
     return made

@@ -91,13 +91,14 @@ class TextIndex:
         if self._moving:
             self._add(np.fromiter(self._apart, np.int64, len(self._apart))[:AT_ONCE])
 
-    def nearest(self, vector: Floats, most: int, hashes: Hashes) -> Places:
+    def nearest(self, vector: Floats, most: int, hashes: Hashes, effort: int = EXPANSION) -> Places:
         """Up to `most` items whose vectors are nearest to the unit `vector` (D,), of equally near ones the first by `hashes` (capacity,);
-        exact where none is in the graph.
+        exact where none is in the graph. `effort`: items of the graph that are kept in view on the way, at least `most`.
         """
         owner = self._owner[: self._used]
         found, near = [owner[owner >= 0]], [(self._rows[: self._used] @ vector)[owner >= 0]]
         if len(self._graph):
+            self._graph.expansion_search = effort  # type: ignore[misc] # its setter stands apart from its getter, which mypy does not find
             keys = self._graph.search(self._integers(vector), most, threads=1).keys.astype(np.int64)
             found.append(keys)
             near.append(self._space.vectors[keys] @ vector)

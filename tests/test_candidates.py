@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.simulated import NOW, Simulated, simulated
+from engine import kernels, retrieval, subset
+from engine.catalogue import by_term
 from engine.features import NAMES, Taste
 from engine.model import Ask, Model, Ranking
 from engine.partition import item_key
@@ -211,3 +214,20 @@ def test_examples_have_the_item_taken_first_and_others_that_may_be_listed(world:
     np.testing.assert_allclose(matrix[0], whole.matrix()[0], rtol=1e-3, atol=1e-4)
     assert model.example(taste, taste.seen[0], place) is None
     assert model.example(taste, 12345, place) is None
+
+
+def test_nothing_is_compiled_twice(world: Simulated) -> None:
+    """Rule: lists of candidates and of whole catalogues show the loops the same types: another compilation would stop all lists."""
+    model, query = world.model, np.ones(DIMS, np.float32) / 4.0
+    some = (world.ids[3], world.ids[9])
+    for whole in (len(model.catalogue), 1_000):
+        model.whole = whole
+        for taste in (world.tastes[3], Taste((), (), (), NOW, 0, 0)):
+            model.rank([Ask(taste), Ask(taste, reasons=False), Ask(taste, candidates=some), Ask(taste, candidates=())])
+            model.rank([Ask(taste, text="item", query=query), Ask(taste, filters={"tags": "cluster 3"})])
+            model.example(taste, int(world.keys[8]), Position("events", 1, 0, 5))
+    compiled: list[Any] = [
+        *(kernels.pick, kernels.choose, kernels.look_again, kernels.tell, kernels.personal),
+        *(subset.neighbours_within, subset.terms_within, retrieval.add_neighbours, by_term),
+    ]
+    assert [len(loop.signatures) for loop in compiled] == [1] * len(compiled)
