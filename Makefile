@@ -37,7 +37,7 @@ lint: install ## ruff: rules and format
 types: install ## mypy, strict
 	$(BIN)/mypy
 
-bench: install ## freshness, throughput, encoding, sizes: about twenty minutes (ARGS passes options)
+bench: install ## ranking, freshness, throughput, encoding, sizes: about forty minutes (ARGS passes options)
 	PYTHONPATH=. $(BIN)/python -m bench.command $(ARGS)
 
 cycle: install ## what one training cycle gives on the data sets that come along: about half an hour

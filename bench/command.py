@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import gateway, measure
+from bench import gateway, measure, ranking
 from bench.backfill import backfill
 from bench.subject import Subject
 from bench.swap import RATE, swap
@@ -25,6 +25,7 @@ from streams.generations import activate
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "bench" / "report.json"
+PARTS = ("ranking", "freshness", "throughput", "encode", "swap", "backfill", "gateway")
 WITH_LISTS = (100, 200, 300, 500, 1_000, 1_500, 2_000, 2_500, 3_000, 3_500, 4_000, 5_000, 6_000)
 WITHOUT_LISTS = (1_000, 2_000, 3_500, 5_000, 7_500, 10_000, 12_500, 15_000, 17_500, 20_000, 25_000)
 
@@ -35,12 +36,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--broker", choices=("embedded", "kafka"), action="append", help="only this one; may be given again")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each freshness run")
     parser.add_argument("--sustain", type=float, default=measure.SUSTAIN_S, help="length of the proof of a sustained rate")
-    parser.add_argument("--only", choices=("freshness", "throughput", "encode", "swap", "backfill", "gateway"), action="append")
+    parser.add_argument("--only", choices=PARTS, action="append")
     options = parser.parse_args(arguments)
-    wanted = options.only or ["freshness", "throughput", "encode", "swap", "backfill", "gateway"]
+    wanted = options.only or PARTS
+    report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}, "backfill": {}, "gateway": {}}
+    if "ranking" in wanted:
+        report["ranking"] = ranking.measured(ranking.SIZES, _say)
+    if set(wanted) - {"ranking"}:
+        _with_brokers(options, wanted, report)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    _say(f"written to {REPORT.relative_to(ROOT)}")
+    return 0
+
+
+def _with_brokers(options: argparse.Namespace, wanted: Sequence[str], report: dict[str, Any]) -> None:
     data = read(ROOT / "data" / "online-retail")
     registry, generation = _generation()
-    report: dict[str, Any] = {"freshness_ms": {}, "throughput": {}, "encode_per_s": {}, "bytes": {}, "backfill": {}, "gateway": {}}
     if "encode" in wanted:
         _say(f"encoding titles of {data.name}, {generation.id} ({generation.manifest.serving} serves)")
         report["encode_per_s"] = measure.encoding(generation, data, _say)
@@ -48,9 +59,6 @@ def main(arguments: Sequence[str]) -> int:
         with _broker(name) as bootstrap:
             if bootstrap:
                 _measure(name, bootstrap, registry, generation, data, options, wanted, report)
-    REPORT.write_text(json.dumps(report, indent=1) + "\n")
-    _say(f"written to {REPORT.relative_to(ROOT)}")
-    return 0
 
 
 def _measure(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.hashtable import Places
+from engine.jit import kernel
 from engine.partition import item_key
 from engine.records import Item
 from engine.space import Floats, Space
@@ -56,6 +57,14 @@ class TermIndex:
         """Say what the terms of an item are."""
         self._of[at] = tuple(self._codes.setdefault(name, len(self._codes)) for name in dict.fromkeys(names))
         self._changed += 1
+
+    def of(self, at: int) -> tuple[int, ...]:
+        """Codes of the terms of an item."""
+        return self._of[at]
+
+    def code(self, name: str) -> int:
+        """The code of a term, -1 for one that there is not."""
+        return self._codes.get(name, -1)
 
     def terms(self) -> Terms:
         """As arrays. Items that came since they were last worked out have none yet."""
@@ -176,6 +185,10 @@ class Catalogue:
         found = self.places.of(np.fromiter(keys, np.uint64, len(keys)))
         return found[found >= 0]
 
+    def creator_code(self, name: str) -> int:
+        """The code of a creator, -1 for one that there is not."""
+        return self._creator_codes.get(name, -1)
+
     def item_id(self, at: int) -> str:
         """The id of a listable item."""
         item = self.items[at]
@@ -208,4 +221,14 @@ def terms_of(listed: Sequence[Sequence[int]], terms: int) -> Terms:
     squares = np.bincount(owners, rarity[codes] ** 2, len(listed))
     scale = np.divide(1.0, np.sqrt(squares), out=np.zeros(len(listed)), where=squares > 0)
     starts, first = (np.concatenate([[0], np.cumsum(counts)]) for counts in (lengths, held))
-    return Terms(codes, starts, owners[np.argsort(codes, kind="stable")], first, rarity, scale.astype(np.float32))
+    return Terms(codes, starts, by_term(codes, owners, first[:-1].copy()), first, rarity, scale.astype(np.float32))
+
+
+@kernel
+def by_term(codes: Any, owners: Any, free: Any) -> Any:
+    """(E,) int32: the `owners` of `codes` (E,) in the order of the codes. `free` (T,): where the next owner of each term goes."""
+    out = np.empty(len(codes), np.int32)
+    for entry in range(len(codes)):
+        out[free[codes[entry]]] = owners[entry]
+        free[codes[entry]] += 1
+    return out

@@ -177,8 +177,7 @@ class Shared:
         if state != self._made:
             count = self.stats.count[: len(self.catalogue)]
             self.features = shared_features(self.catalogue, self.stats, minute * MINUTE_MS)
-            self.cold = (1.0 / (1.0 + count / FEW)).astype(np.float32)
-            self.root = (1.0 / np.sqrt(count + FEW)).astype(np.float32)
+            self.cold, self.root = cold_of(count), root_of(count)
             self._made = state
         return self
 
@@ -207,15 +206,27 @@ class Shared:
         )
 
 
-def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
-    """(S, N) float32."""
-    n = len(catalogue)
-    count, first, since = stats.count[:n], stats.first_time[:n], catalogue.since[:n]
-    trending, popular = stats.popularity(now)
+def cold_of(count: Floats) -> Floats:
+    """How little is known of items that were used `count` times."""
+    cold: Floats = (1.0 / (1.0 + count / FEW)).astype(np.float32)
+    return cold
+
+
+def root_of(count: Floats) -> Floats:
+    """What a pair's weight is divided by for each of its items, inverted."""
+    root: Floats = (1.0 / np.sqrt(count + FEW)).astype(np.float32)
+    return root
+
+
+def shared_features(catalogue: Catalogue, stats: ItemStats, now: int, items: NDArray[np.int64] | None = None) -> Floats:
+    """(S, N) float32, or of some `items` (n,) alone."""
+    at = slice(len(catalogue)) if items is None else items
+    count, first, since = stats.count[at], stats.first_time[at], catalogue.since[at]
+    trending, popular = stats.popularity(now, items)
     used, dated = first > 0, since != 0
     age = days_since(np.where(used, first, np.maximum(since, stats.start)), now)
     release = days_since(since, now)
-    rows = np.empty((S, n), np.float32)
+    rows = np.empty((S, len(count)), np.float32)
     days, lasting = stats.decay.popularity_days
     rows[0] = np.log1p(10.0 * trending.astype(np.float32)) / 3.0
     rows[1] = np.log1p(10.0 * popular.astype(np.float32)) / 3.0
@@ -228,7 +239,7 @@ def shared_features(catalogue: Catalogue, stats: ItemStats, now: int) -> Floats:
     rows[8] = np.exp(-release / 30.0) * dated
     rows[9] = np.exp(-release / 365.0) * dated
     rows[10] = dated
-    idle = days_since(stats.last_time[:n], now)
+    idle = days_since(stats.last_time[at], now)
     rows[11] = np.exp(-idle / 7.0) * used
     rows[12] = np.exp(-idle / 60.0) * used
     return rows
@@ -257,6 +268,13 @@ def tastes_of(common: Shared, tastes: Sequence[Taste]) -> tuple[kernels.Tastes, 
     near, slots = common.cosines.of(recent)
     now = np.array([t.now for t in tastes], np.int64)
     return kernels.Tastes(start, recent, slots, now, np.array(together, np.int64), situations(tastes), contexts(tastes)), near, names
+
+
+def recent_of(catalogue: Catalogue, taste: Taste) -> tuple[NDArray[np.int64], list[str], int]:
+    """Of a user's recent items those that are known: indices (R,), newest first, their ids, and how many belong to the last session."""
+    places = catalogue.places.of(np.array(taste.recent[:LONGEST], np.uint64))
+    known = places >= 0
+    return places[known], list(compress(taste.ids, known.tolist())), int(known[: taste.together].sum())
 
 
 def starts_of(lengths: Iterable[int]) -> NDArray[np.int64]:

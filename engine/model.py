@@ -8,7 +8,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, repeat
+from functools import partial
+from itertools import accumulate, compress, repeat
 from typing import cast
 
 import msgspec
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import calibration, kernels
+from engine.candidates import Candidates, Query
 from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.diversity import NO_MASKS, Kinds
-from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, situations, starts_of, tastes_of
+from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, recent_of, situations, starts_of, tastes_of
 from engine.generation import Generation
+from engine.leaders import Places, distinct, largest
 from engine.network import ENOUGH, Net, forward
 from engine.pairs import Decay
 from engine.partition import item_key
@@ -33,11 +36,17 @@ from engine.search import Search
 from engine.space import Floats, Space
 from engine.stats import ItemStats
 from engine.steering import STEERS, Steering, with_parts
+from engine.subset import world_of
+from engine.textindex import TextIndex
 from engine.user import Position
 
 NO_GENERATION = "none"
 NEGATIVES = 20  # of the strongest, and as many at random
 STRONGEST = 100
+WHOLE = 10_000
+"""Items up to which a list looks at all of them; in larger catalogues at candidates (`engine.candidates`)."""
+DRAWN = 256
+"""Items of a large catalogue that are drawn to find others that may be listed."""
 CANDIDATES = 300
 """The strongest items by the linear score, among which the networks choose."""
 HEARD = 64
@@ -158,7 +167,8 @@ class Work:
 @dataclass(slots=True)
 class Draft:
     """Lists under way: what was asked for, candidates that the catalogue does not have, the lists' arrays (None: an empty catalogue), the
-    ids of each user's recent items, what the compiled loops work from, and, once filled in, the lists that were steered.
+    ids of each user's recent items, what the compiled loops work from, and, once filled in, the lists that were steered; `items` (U,): the
+    catalogue indices of the items that they know, None where these are all.
     """
 
     asks: Sequence[Ask]
@@ -166,6 +176,7 @@ class Draft:
     lists: kernels.Lists | None
     names: Sequence[Sequence[str]]
     work: Work | None
+    items: Places | None = None
     steered: Mapping[int, list[Placed]] = field(default_factory=dict)
 
     def fill(self) -> None:
@@ -184,15 +195,18 @@ class Prepared:
     space: Space
     cosines: Cosines
     ranker: Ranker | None
+    text: TextIndex | None = None
 
 
 class Model:
-    """Everything all workers read. One thread at a time may be in its methods."""
+    """Everything all workers read. One thread at a time may be in its methods. `whole`: see WHOLE."""
 
-    def __init__(self, dims: int = 0, decay: Decay | None = None, neighbours: int = 256) -> None:
+    def __init__(self, dims: int = 0, decay: Decay | None = None, neighbours: int = 256, whole: int = WHOLE) -> None:
+        self.whole = whole
         self.catalogue = Catalogue(dims)
         self.stats = ItemStats(self.catalogue, decay or Decay(), neighbours)
         self._shared = Shared(self.catalogue, self.stats)
+        self.candidates = Candidates(self.catalogue, self.stats)
         self.search = Search(self.catalogue)
         self.ranker = Ranker()
         self.generation = NO_GENERATION
@@ -210,6 +224,7 @@ class Model:
         prepared.space.grow(self.catalogue.capacity)
         self.catalogue.space = prepared.space
         self._shared.cosines = prepared.cosines
+        self.candidates.use(prepared.text)
         self.generation = prepared.generation
         if prepared.ranker is not None:
             self.ranker = prepared.ranker
@@ -248,6 +263,9 @@ class Model:
 
         `Draft.fill` may run in another thread while the model stays as it is; `rankings` then gives the lists.
         """
+        if len(self.catalogue) > self.whole:
+            yield from map(self._draft_of_candidates, asks)
+            return
         size = self._shared.cosines.users_at_once()
         for start in range(0, len(asks), size):
             yield self._draft(asks[start : start + size])
@@ -268,6 +286,8 @@ class Model:
 
     def examples(self, taste: Taste, items: Sequence[int], positions: Sequence[Position]) -> list[Example]:
         """The same for items that the user took at once, with the `positions` of their events; those that were not open are left out."""
+        if len(self.catalogue) > self.whole:
+            return self._examples_of_candidates(taste, items, positions)
         index = self.catalogue.index
         open_ = self.open_for(taste)
         taken = [(index[item], position) for item, position in zip(items, positions, strict=True) if item in index and open_[index[item]]]
@@ -319,6 +339,56 @@ class Model:
         places = tuple(first.index(at) for at in taken if at in first)
         return msgspec.structs.replace(example, listed=tuple(logs[: len(first)].tolist()), taken=places)
 
+    def _examples_of_candidates(self, taste: Taste, items: Sequence[int], positions: Sequence[Position]) -> list[Example]:
+        """`examples` in a large catalogue: the strongest are those of the candidates, the others are drawn from the whole catalogue."""
+        catalogue, candidates = self.catalogue, self.candidates
+        hidden, recent = catalogue.known(taste.seen), recent_of(catalogue, taste)[0]
+        pairs = [(catalogue.index[item], position) for item, position in zip(items, positions, strict=True) if item in catalogue.index]
+        places = np.array([at for at, _ in pairs], np.int64)
+        may = candidates.open_at(places, taste.now) & ~np.isin(places, hidden)
+        taken = list(compress(pairs, may.tolist()))
+        if not taken:
+            return []
+        mine = places[may]
+        pool, usable = candidates.of(recent, taste.now, 0, hidden, lambda _: None)
+        pool = pool[usable & ~np.isin(pool, mine)]
+        drawn, others = self._drawn(taken, taste.now, np.concatenate([hidden, mine]))
+        looked_at = distinct([pool, mine, recent, *drawn])
+        features = self._features_at(taste, looked_at, recent)
+        situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
+        scores = features.scores(self.ranker.weights()[situation].astype(np.float32))[np.searchsorted(looked_at, pool)]
+        strongest = largest(pool, scores, catalogue.hashes, STRONGEST)
+        made = []
+        for (at, position), found in zip(taken, drawn, strict=True):
+            rng = np.random.default_rng(position.offset * 4_096 + position.partition)
+            some = found[~np.isin(found, strongest)][:NEGATIVES]
+            parts = [(strongest[rng.integers(0, len(strongest), NEGATIVES)], len(strongest))] if len(strongest) else []
+            parts += [(some, others - len(strongest))] if len(some) else []
+            x = features.rows(np.searchsorted(looked_at, np.concatenate([[at], *(part for part, _ in parts)])))
+            stands_for = np.concatenate([[0.0], *(np.full(len(part), np.log(max(1, size) / len(part))) for part, size in parts)])
+            packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
+            made.append(Example(*position, situation, packed, self.generation, context))
+        return made
+
+    def _drawn(self, taken: Sequence[tuple[int, Position]], now: int, closed: Places) -> tuple[list[Places], int]:
+        """For each item taken some others at random that may be listed, twice NEGATIVES of them where many may; and about how many may."""
+        drawn, tried, found = [], 0, 0
+        for _, position in taken:
+            rng = np.random.default_rng((position.offset, position.partition))
+            some = rng.integers(0, len(self.catalogue), DRAWN)
+            some = some[self.candidates.open_at(some, now) & ~np.isin(some, closed)]
+            tried, found = tried + DRAWN, found + len(some)
+            drawn.append(some[: 2 * NEGATIVES])
+        return drawn, len(self.catalogue) * found // tried
+
+    def _features_at(self, taste: Taste, items: Places, recent: Places) -> Features:
+        """Features of some items (U,), ascending, with the user's `recent` ones among them."""
+        world = world_of(self.catalogue, self.stats, items, recent, taste.now, self.candidates.retrieval.scratch)
+        every, own = np.arange(len(items), dtype=np.int32), np.empty((kernels.PERSONAL, len(items)), np.float32)
+        together = recent_of(self.catalogue, taste)[2]
+        kernels.personal(world, np.searchsorted(items, recent), np.arange(len(recent)), taste.now, together, every, every, own)
+        return Features(world.shared, own, world.cold)
+
     def _draft(self, asks: Sequence[Ask]) -> Draft:
         n = len(self.catalogue)
         candidates = [([], []) if ask.candidates is None else self._candidates(ask, ask.candidates) for ask in asks]
@@ -359,6 +429,53 @@ class Model:
         net = network.net if network.trusted else None
         return Draft(asks, unknown, lists, names, Work(common.world(near), tastes, wanted, weights, base, net, most, steering))
 
+    def _draft_of_candidates(self, ask: Ask) -> Draft:
+        """A draft of one list in a large catalogue: nothing in it is as long as the catalogue but, in a search, how words fit."""
+        catalogue, taste, given = self.catalogue, ask.taste, ask.candidates is not None
+        recent, names, together = recent_of(catalogue, taste)
+        query = Query(self.search.fit(ask.text), ask.query) if ask.searches else None
+        places, unknown = ([], []) if ask.candidates is None else self._candidates(ask, ask.candidates)
+        hidden = np.zeros(0, np.int64) if given else catalogue.known([*taste.seen, *map(item_key, ask.exclude)])
+        if given:
+            items = distinct([np.array(places, np.int64), recent])
+            may = np.ones(len(items), np.bool_)
+        else:
+            found = partial(self._allowed, ask)
+            items, may = self.candidates.of(recent, taste.now, ask.k, hidden, found, self._filters(ask), query, self._pins(ask))
+        steering = self._steering([ask], items)
+        row = None if query is None else self.search.told(query.fit, query.vector, known=bool(taste.recent), items=items)
+        wanted = kernels.Asks(
+            np.array([ask.k], np.int64),
+            np.zeros(1, np.int64),
+            may[None],
+            np.zeros(2, np.int64),
+            np.zeros(0, np.int64),
+            np.array([given]),
+            starts_of([len(places)]),
+            np.searchsorted(items, np.array(places, np.int64)),
+            np.array([-1 if row is None else 0], np.int64),
+            np.zeros((0, len(items)), np.float32) if row is None else row[None],
+            np.array([ask.reasons]),
+            *steering.arrays(len(items)),
+            *self._weary([ask], items),
+        )
+        world = world_of(catalogue, self.stats, items, recent, taste.now, self.candidates.retrieval.scratch)
+        slots = np.arange(len(recent))
+        tastes = kernels.Tastes(
+            starts_of([len(recent)]),
+            np.searchsorted(items, recent),
+            slots,
+            np.array([taste.now], np.int64),
+            np.array([together], np.int64),
+            situations([taste]),
+            contexts([taste]),
+        )
+        most = len(places) if given else min(ask.k, len(items))
+        weights = self.ranker.weights().astype(np.float32)
+        net = self.ranker.network.net if self.ranker.network.trusted else None
+        work = Work(world, tastes, wanted, weights, weights[:, : len(SHARED)] @ world.shared, net, most, steering)
+        return Draft([ask], [unknown], lists_for(1, most, told=ask.reasons), [names], work, items)
+
     def _weights(self, shared: Floats) -> tuple[Floats, Floats]:
         """Weights (SITUATIONS, F) and what the shared features add under them (SITUATIONS, N), kept until either changes."""
         known, ranker = self._weighted, self.ranker
@@ -377,12 +494,13 @@ class Model:
 
     def _found(self, lists: kernels.Lists, draft: Draft) -> Iterator[list[Ranked]]:
         """The lists that the loops have filled in."""
-        items, rows = self.catalogue.items, zip(lists.count.tolist(), lists.best.tolist(), lists.score.tolist(), strict=True)
+        listed = lists.best if draft.items is None else draft.items[lists.best]
+        items, rows = self.catalogue.items, zip(lists.count.tolist(), listed.tolist(), lists.score.tolist(), strict=True)
         told = reasons_of(lists, draft.names) if any(ask.reasons for ask in draft.asks) else repeat([])
         for b, ((count, best, score), ask, reasons) in enumerate(zip(rows, draft.asks, told, strict=False)):
             ids = [cast("Item", items[at]).item_id for at in best[:count]]
             if b in draft.steered:
-                yield steered(ids, draft.steered[b], reasons, dict(zip(best, ids, strict=False)), told=ask.reasons)
+                yield steered(ids, draft.steered[b], reasons, dict(zip(lists.best[b].tolist(), ids, strict=False)), told=ask.reasons)
             else:
                 yield list(map(Ranked, ids, score, reasons if ask.reasons else repeat(())))
 
@@ -397,8 +515,9 @@ class Model:
 
     def _candidates(self, ask: Ask, names: Sequence[str]) -> tuple[list[int], list[str]]:
         """Indices of the candidates that may be listed, and those that the catalogue does not have."""
-        catalogue, allowed = self.catalogue, self._allowed(ask)
-        excluded, places, unknown = set(ask.exclude), [], []
+        catalogue, large = self.catalogue, len(self.catalogue) > self.whole
+        allowed = None if large else self._allowed(ask)
+        excluded, places, unknown = set(ask.exclude), list[int](), list[str]()
         for name in dict.fromkeys(names):
             at = catalogue.index.get(item_key(name))
             if name in excluded:
@@ -407,7 +526,8 @@ class Model:
                 unknown.append(name)
             elif allowed is None or allowed[at]:
                 places.append(at)
-        return places, unknown
+        left = self._allowed(ask, np.array(places, np.int64)) if large else None
+        return places if left is None else list(compress(places, left.tolist())), unknown
 
     def _masks_for(self, asks: Sequence[Ask]) -> tuple[NDArray[np.bool_], list[int]]:
         """What may be listed, (masks, N), and which of the masks is each ask's: most share the first, of what is open."""
@@ -421,54 +541,74 @@ class Model:
                 masks.append(masks[0] & allowed)
         return np.array(masks), of
 
-    def _allowed(self, ask: Ask) -> NDArray[np.bool_] | None:
-        """(N,) what rules and filters leave; None where there are none."""
+    def _allowed(self, ask: Ask, items: Places | None = None) -> NDArray[np.bool_] | None:
+        """(N,) what rules and filters leave, or (n,) of some `items` alone; None where there are none."""
         allowed: NDArray[np.bool_] | None = None
         for rule in self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now):
             if rule.action in ("block", "filter"):
-                matched = self._matched(rule.rule_id, self._rules.match_of(rule.rule_id))
+                match = self._rules.match_of(rule.rule_id)
+                matched = self._matched(rule.rule_id, match) if items is None else self._match(match, items)
                 left = ~matched if rule.action == "block" else matched
                 allowed = left if allowed is None else allowed & left
         if ask.filters:
-            left = self._match(Match.of(ask.filters))
+            left = self._match(Match.of(ask.filters), items)
             allowed = left if allowed is None else allowed & left
         return allowed
 
-    def _weary(self, asks: Sequence[Ask]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        """For `kernels.Asks`: what users are weary of."""
+    def _weary(self, asks: Sequence[Ask], items: Places | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """For `kernels.Asks`: what users are weary of; of some `items` by their places among them."""
         found = [ask.taste.weary if self.fatigue and not ask.searches else () for ask in asks]
         every = [one for some in found for one in some]
         places = self.catalogue.places.of(np.array([key for key, _ in every], np.uint64))
+        if items is not None:
+            among = np.searchsorted(items, places)
+            places = np.where(np.isin(places, items), among, -1)
         return starts_of(map(len, found)), places, np.array([self.fatigue * much for _, much in every], np.float32)
 
-    def _steering(self, asks: Sequence[Ask]) -> Steering:
-        """What rules and variety ask of some lists."""
-        orders = [self._orders_for(ask) for ask in asks]
+    def _steering(self, asks: Sequence[Ask], items: Places | None = None) -> Steering:
+        """What rules and variety ask of some lists; of some `items` by their places among them."""
+        orders = [self._orders_for(ask, items) for ask in asks]
         variety = [Variety() if ask.searches else self.variety for ask in asks]
         wanted = any(one != Variety() for one in variety) or not all(one.none for one in orders)
-        return Steering(orders, variety, self._kinds() if wanted else None)
+        return Steering(orders, variety, self._kinds(items) if wanted else None)
 
-    def _orders_for(self, ask: Ask) -> Orders:
+    def _orders_for(self, ask: Ask, items: Places | None) -> Orders:
         rules = [rule for rule in self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now) if rule.action in STEERS]
         if not rules:
             return NO_ORDERS
+        if items is not None:
+            return orders_of(rules, lambda name: self._match(self._rules.match_of(name), items), len(items))
         key = tuple(rule.rule_id for rule in rules)
         known, n = self._orders.get(key), len(self.catalogue)
         if known is None or known.masks.shape[1] != n:
             known = self._orders[key] = orders_of(rules, lambda name: self._matched(name, self._rules.match_of(name)), n)
         return known
 
-    def _kinds(self) -> Kinds:
-        """What items have in common."""
-        catalogue, n = self.catalogue, len(self.catalogue)
+    def _kinds(self, items: Places | None) -> Kinds:
+        """What items have in common; of some `items` by their places among them."""
+        catalogue, n, none = self.catalogue, len(self.catalogue), np.zeros(0, np.int64)
+        if items is not None:
+            own = [catalogue.categories.of(at) for at in items.tolist()]
+            codes = np.array([code for some in own for code in some], np.int32)
+            return Kinds(catalogue.space.vectors[items], catalogue.creators[items], 0, starts_of(map(len, own)), codes, 0, NO_MASKS, none)
         terms = catalogue.categories.terms()
         starts = np.concatenate([terms.starts, np.full(n + 1 - len(terms.starts), terms.starts[-1])])
-        none = np.zeros(0, np.int64)
         return Kinds(catalogue.space.vectors[:n], catalogue.creators[:n], 0, starts, terms.codes, 0, NO_MASKS, none)
 
     def _forget(self) -> None:
         self._masks.clear()
         self._orders.clear()
+
+    def _pins(self, ask: Ask) -> list[Match]:
+        """What pins match."""
+        rules = self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now)
+        return [self._rules.match_of(rule.rule_id) for rule in rules if rule.action == "pin"]
+
+    def _filters(self, ask: Ask) -> list[Match]:
+        """What items must all match."""
+        rules = self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now)
+        found = [self._rules.match_of(rule.rule_id) for rule in rules if rule.action == "filter"]
+        return [*found, Match.of(ask.filters)] if ask.filters else found
 
     def _matched(self, rule_id: str, match: Match) -> NDArray[np.bool_]:
         known = self._masks.get(rule_id)
@@ -476,8 +616,9 @@ class Model:
             known = self._masks[rule_id] = self._match(match)
         return known
 
-    def _match(self, match: Match) -> NDArray[np.bool_]:
-        return np.fromiter((item is not None and matches(match, item) for item in self.catalogue.items), bool, len(self.catalogue))
+    def _match(self, match: Match, items: Places | None = None) -> NDArray[np.bool_]:
+        entries = self.catalogue.items if items is None else [self.catalogue.items[at] for at in items.tolist()]
+        return np.fromiter((item is not None and matches(match, item) for item in entries), bool, len(entries))
 
 
 def steered(
@@ -507,6 +648,8 @@ def prepare(
     if live:
         space.put_many(list(live), np.array(list(live.values())))
     cosines = Cosines(space, catalogue)
+    if len(catalogue) > WHOLE:
+        return Prepared(generation.id, space, cosines, ranker, TextIndex(space, catalogue.hashes.copy()))
     cosines.prepare(min(len(catalogue), len(space.vectors)))
     return Prepared(generation.id, space, cosines, ranker)
 
@@ -522,6 +665,8 @@ def warm_up() -> None:
     model.ranker.network.learned, model.ranker.network.edge = ENOUGH, 1.0
     model.rank([Ask(taste, text="any")])
     model.features(Taste((), (), (), 0, 0, 0))
+    model.whole = 0
+    model.rank([Ask(Taste((item_key("any"),), ("any",), (), 0, 0, 1))])
 
 
 def _unknown(names: Sequence[str], known: Sequence[Ranked]) -> list[Ranked]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.catalogue import Catalogue
-from engine.lexical import LexicalIndex
+from engine.lexical import Fit, LexicalIndex
 from engine.records import Item
 from engine.space import Floats
 
@@ -50,12 +51,19 @@ class Search:
             vector: its centred unit vector (D,), None where it could not be encoded.
             known: whether the user has a history.
         """
-        n, mix = len(self._catalogue), self.mix
+        return self.told(self.fit(text), vector, known=known)
+
+    def fit(self, text: str) -> Fit:
+        """How well all items fit a query by their words."""
         self.catch_up()
-        fit = self.index.fit(text, n)
-        row = mix.words / fit.rarest * fit.scores
+        return self.index.fit(text, len(self._catalogue))
+
+    def told(self, fit: Fit, vector: Floats | None, *, known: bool, items: NDArray[np.int64] | None = None) -> Floats:
+        """`row` from what `fit` found: (N,), or of some `items` (n,) alone."""
+        mix, at = self.mix, slice(len(self._catalogue)) if items is None else items
+        row = mix.words / fit.rarest * fit.scores[at]
         if vector is not None:
-            row += mix.meaning * (1.0 - fit.coverage) ** mix.doubt * (self._catalogue.space.vectors[:n] @ vector)
+            row += mix.meaning * (1.0 - fit.coverage) ** mix.doubt * (self._catalogue.space.vectors[at] @ vector)
         return np.asarray(row if known else mix.alone * row, np.float32)
 
     def catch_up(self) -> None:

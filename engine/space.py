@@ -5,7 +5,7 @@ A swap makes the space of the new generation beside the one in use, in a thread 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,11 @@ class Space:
         self.vectors = np.zeros((capacity, dims), np.float32)
         self.has_vector = np.zeros(capacity, bool)
         self._changed: dict[int, None] | None = None  # None: all
+        self._followers: list[Callable[[Iterable[int]], None]] = []
+
+    def follow(self, changed: Callable[[Iterable[int]], None]) -> None:
+        """Call `changed(indices)` whenever vectors were set."""
+        self._followers.append(changed)
 
     @classmethod
     def of(cls, name: str, vectors: NDArray[np.floating], places: NDArray[np.int64], capacity: int) -> Space:
@@ -45,12 +50,16 @@ class Space:
         self.has_vector[at] = True
         if self._changed is not None:
             self._changed[at] = None
+        for changed in self._followers:
+            changed((at,))
 
     def put_many(self, at: Sequence[int] | NDArray[np.int64], vectors: NDArray[np.floating]) -> None:
         """Set the vectors (n, D) of many items at once."""
         self.vectors[at] = vectors
         self.has_vector[at] = True
         self._changed = None
+        for changed in self._followers:
+            changed(np.asarray(at).tolist())
 
     def take_changed(self) -> list[int] | None:
         """Indices whose vectors were set since this was last asked; None when they were too many to tell. For one asker."""

@@ -5,7 +5,7 @@ Popularity is kept on a forward-decayed scale: between two events nothing has to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import numpy as np
@@ -70,7 +70,12 @@ class ItemStats:
         self.last_time = np.zeros(0, np.int64)
         self.scaled = np.zeros((len(decay.popularity_days), 0))
         self.neighbours = NeighbourLists()
+        self._watchers: list[Callable[[int], None]] = []
         catalogue.follow(self._grow)
+
+    def watch(self, changed: Callable[[int], None]) -> None:
+        """Call `changed(index)` whenever the counts of an item were put."""
+        self._watchers.append(changed)
 
     def put(self, counts: Counts) -> None:
         """Take over the published counts of an item."""
@@ -89,11 +94,14 @@ class ItemStats:
                 self._rebase(counts.popularity_time)
                 halves = 0.0
             self.scaled[h, at] = value * 2.0 ** max(halves, -1_000.0)
+        for changed in self._watchers:
+            changed(at)
 
-    def popularity(self, now: int) -> NDArray[np.float64]:
-        """(2, N): the decayed number of uses as of `now` (ms)."""
+    def popularity(self, now: int, items: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """(2, N): the decayed number of uses as of `now` (ms), or that of some `items` (n,) alone."""
+        at = slice(len(self.catalogue)) if items is None else items
         factors = [2.0 ** min(ASKED_BEFORE, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
-        popularity: NDArray[np.float64] = self.scaled[:, : len(self.catalogue)] * np.array(factors)[:, None]
+        popularity: NDArray[np.float64] = self.scaled[:, at] * np.array(factors)[:, None]
         return popularity
 
     def choose(self, pairs: PairTable, time: int) -> Neighbours:
