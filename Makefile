@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench cycle evaluate live compare search screenshots clean
+.PHONY: help install demo test lint types bench cycle evaluate live ablation cost compare search screenshots clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ cycle: install ## what one training cycle gives on the data sets that come along
 evaluate: install ## test-then-train on the data sets that come along
 	$(BIN)/headwater evaluate ifdb-played
 	$(BIN)/headwater evaluate online-retail
+
+ablation: install ## what each group of features, the networks and diversity are worth, on the first 30 % of each stream; about an hour
+	PYTHONPATH=. $(BIN)/python -m bench.ablation $(ARGS)
+
+cost: install ## what a list and what learning cost, step by step, on ifdb-played; two minutes
+	PYTHONPATH=. $(BIN)/python -m bench.list_cost $(ARGS)
 
 live: install ## the same lists live: a data set through Apache Kafka (KAFKA_HOME) and two workers, and evaluated; some eight minutes
 	PYTHONPATH=. $(BIN)/python -m bench.live_quality $(ARGS)

@@ -154,16 +154,19 @@ def evaluation(job: Job) -> Evaluation:
     return run
 
 
-def gains(job: Job) -> tuple[list[str], list[float]]:
-    """Whose each case is, and its NDCG@10."""
+def gains(job: Job) -> tuple[list[str], list[float], list[float]]:
+    """Whose each case is, its NDCG@10, and how different its first ten are: the mean of 1 - cosine of the texts over their pairs."""
     rows = stream(_read(job.dataset))
     run, start = evaluation(job), rows[int(len(rows) * WARM)].time
-    users, found = [], []
+    index, vectors = run.dataset.index, run.vectors
+    users, found, unlike = [], [], []
     for answer in run.answers(job.table, job.cases, start=start):
         target, shown = run.dataset.items[answer.case.target].item_id, answer.items[:DEPTH]
         users.append(answer.case.user)
+        own = vectors[[index[item] for item in shown]]
+        unlike.append(1.0 - (float((own @ own.T).sum()) - len(own)) / max(1, len(own) * (len(own) - 1)))
         found.append(1.0 / np.log2(shown.index(target) + 2.0) if target in shown else 0.0)
-    return users, found
+    return users, found, unlike
 
 
 @cache
@@ -171,14 +174,14 @@ def _read(folder: str) -> Dataset:
     return read(Path(folder))
 
 
-def compare(results: Mapping[tuple[str, str], tuple[list[str], list[float]]]) -> Iterator[tuple[str, str, Difference]]:
+def compare(results: Mapping[tuple[str, str], tuple[list[str], list[float], list[float]]]) -> Iterator[tuple[str, str, Difference]]:
     """Each run against the whole: column, name, difference."""
-    for (name, column), (users, found) in results.items():
-        _, whole = results[WHOLE, column]
+    for (name, column), (users, found, _) in results.items():
+        whole = results[WHOLE, column][1]
         yield column, name, paired(users, np.array(whole), np.array(found))
 
 
-def told(results: Mapping[tuple[str, str], tuple[list[str], list[float]]]) -> str:
+def told(results: Mapping[tuple[str, str], tuple[list[str], list[float], list[float]]]) -> str:
     """The Markdown table: NDCG@10 of the whole, and what changes; bold where the 95 % interval leaves 0 out."""
     columns = list(dict.fromkeys(column for _, column in results))
     cells: dict[tuple[str, str], str] = {}
@@ -186,7 +189,14 @@ def told(results: Mapping[tuple[str, str], tuple[list[str], list[float]]]) -> st
         change = f"{100 * one.difference / one.one:+.1f} %" if one.one else "-"
         cells[name, column] = f"{one.one:.4f} ({one.cases})" if name == WHOLE else f"**{change}**" if one.sure else change
     rows = [[name, *(cells.get((name, column), "") for column in columns)] for name in NAMES_OF_RUNS if (name, columns[0]) in cells]
-    return table(["without, or with", *columns], rows)
+    return table(["without, or with", *columns], rows) + "\n\n" + told_variety(results, columns)
+
+
+def told_variety(results: Mapping[tuple[str, str], tuple[list[str], list[float], list[float]]], columns: Sequence[str]) -> str:
+    """The Markdown table of how different the items of a list are, mean over the cases."""
+    names = [name for name in (WHOLE, *VARIETIES) if (name, columns[0]) in results]
+    rows = [[name, *(float(np.mean(results[name, column][2])) for column in columns)] for name in names]
+    return table(["how different the items of a list are", *columns], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -204,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     opened = [kept(one) for one in args.dataset]
     tables = args.table or TABLES
     jobs = [Job(name, *one, which, args.share, args.cases) for name in names for one in opened for which in tables]
-    results: dict[tuple[str, str], tuple[list[str], list[float]]] = {}
+    results: dict[tuple[str, str], tuple[list[str], list[float], list[float]]] = {}
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         waiting = {pool.submit(gains, job): job for job in jobs}
         for done in track(as_completed(waiting), "runs", total=len(jobs), console=Console(stderr=True)):

@@ -128,6 +128,16 @@ class Settings(BaseModel):
         ge=0,
         le=5,
     )
+    diversity: float = _about(
+        0,
+        "how different the items of a list are to be: what the largest cosine with an item before it takes off a score; 0: scores alone "
+        "decide. Searches are left as they are",
+        "score",
+        ge=0,
+        le=100,
+    )
+    most_per_creator: int = _about(0, "items of one creator in a list at most, searches excepted; 0: any number", "items", ge=0)
+    most_per_category: int = _about(0, "items of one category in a list at most, searches excepted; 0: any number", "items", ge=0)
     seen_cap: int = _about(4000, "a user's items that are remembered as seen and kept out of lists", "items", ge=0)
 
     # Learning

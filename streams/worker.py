@@ -21,6 +21,7 @@ from engine.item import ItemState, decode_item, encode_item
 from engine.item import warm_up as warm_up_counting
 from engine.model import Model, warm_up
 from engine.pairs import Decay
+from engine.policy import Variety
 from engine.registry import Registry
 from engine.user import Limits, UserState, decode_user, encode_user
 from streams import rights, security, topics
@@ -135,6 +136,7 @@ class Worker:
         decay = Decay()
         self.model = Model(decay=decay, neighbours=settings.neighbour_cap)
         self.model.fatigue = settings.fatigue
+        self.model.variety = Variety(settings.diversity, settings.most_per_creator, settings.most_per_category)
         registry = Registry(settings.registry, settings.registry_cache)
         withdrawals = Withdrawals(self.model.catalogue, {source: self.epochs.of(source) for source in (ITEMS, RULES)})
         self.shared = Shared(self.model, self.engine, registry, names, metrics, withdrawals, threads=settings.encoder_threads)
