@@ -30,9 +30,9 @@ from engine.cosines import Cosines
 from engine.lexical import LexicalIndex
 from engine.model import WHOLE, Ask, Model, Prepared
 from engine.records import Item
-from engine.retrieval import Retrieval
+from engine.retrieval import EFFORT, Retrieval
 from engine.space import Floats
-from engine.textindex import TextIndex
+from engine.textindex import EXPANSION, TextIndex
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "bench" / "ranking.json"
@@ -89,12 +89,12 @@ def sized(
     world = simulated(items, users, dims)
     world.model.whole = whole
     say(f"simulated in {time.perf_counter() - began:.0f} s; networks {'trusted' if ranker.network.trusted else 'not trusted'}")
-    before, built, text = resident(), time.perf_counter(), None
+    before, built, text = resident(), time.process_time(), None
     space = world.model.catalogue.space
     if items > world.model.whole:
         text = TextIndex(space, world.model.catalogue.hashes)
-    built = time.perf_counter() - built
-    say(f"text index in {built:.0f} s")
+    built = time.process_time() - built
+    say(f"text index in {built:.0f} s of CPU")
     cosines = Cosines(space, world.model.catalogue)
     if text is None:
         cosines.prepare(items)
@@ -109,7 +109,7 @@ def sized(
     lists = world.model.stats.neighbours
     report["memory_mb"]["neighbours"] = megabytes(int(lists.length[:items].sum()) * (4 + lists.weights.itemsize * lists.weights.shape[1]))
     if text is not None:
-        index = {"build_s": round(built, 1), "graph_mb": megabytes(text.graph_bytes), "resident_mb": round(resident() - before, 1)}
+        index = {"build_cpu_s": round(built, 1), "graph_mb": megabytes(text.graph_bytes), "resident_mb": round(resident() - before, 1)}
         report["index"] = {**index, **nearest(world, text, min(QUERIES, users))}
         say(json.dumps(report["index"]))
         report["candidates"] = missed(world, EXACT.get(items, 20))
@@ -174,11 +174,11 @@ def nearest(world: Simulated, text: TextIndex, queries: int) -> dict[str, Any]:
     vectors, n = catalogue.space.vectors, len(catalogue)
     of_users = [unit(sum(0.9**slot * vectors[catalogue.index[key]] for slot, key in enumerate(t.recent))) for t in world.tastes[:queries]]
     report: dict[str, Any] = {}
-    for name, rows in (("users", np.array(of_users)), ("items", vectors[rng.integers(0, n, queries)])):
+    for name, rows, effort in (("users", np.array(of_users), EXPANSION), ("items", vectors[rng.integers(0, n, queries)], EFFORT)):
         exact = [np.argsort(-(vectors[:n] @ row))[: max(NEAR)] for row in rows]
         began = time.perf_counter()
         for k in NEAR:
-            found = [text.nearest(row, k, catalogue.hashes) for row in rows]
+            found = [text.nearest(row, k, catalogue.hashes, effort) for row in rows]
             shares = [len(np.intersect1d(one, all_[:k])) / k for one, all_ in zip(found, exact, strict=True)]
             report[f"recall_{name}_at_{k}"] = round(float(np.mean(shares)), 4)
         report[f"search_{name}_ms"] = round((time.perf_counter() - began) / len(NEAR) / len(rows) * 1000, 2)

@@ -37,7 +37,7 @@ GROUP = 48
 MOST_GROUPS = 4_096
 """Groups whose popular items are kept, those asked for last: some 10 kB each."""
 EFFORT = 96
-"""Effort of a search for what is near to an item, which stands among its like: less finds as much as for a user's vector, who has many."""
+"""Effort of a search for what is near to an item, which stands among its like: less is needed than for a user of several tastes."""
 MOST_NEAR = 65_536
 """Items whose nearest by text are kept, until a vector changes: 0.5 kB each."""
 

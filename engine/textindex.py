@@ -23,9 +23,9 @@ LINKS, EXPANSION_ADD, EXPANSION = 16, 128, 256
 DEVIATIONS = 6.0
 """A component of a unit vector deviates from 0 by 1 / sqrt(D): this many deviations are the largest integer."""
 MOST_APART = 4_096
-"""Vectors outside the graph up to which all are compared, some 0.5 ms a query; beyond, they are moved into it until half are left."""
+"""Vectors outside the graph up to which all are compared one by one; beyond, they are moved into it until half are left."""
 AT_ONCE = 32
-"""Vectors moved between two lists: some 10 ms in a large graph."""
+"""Vectors moved between two lists."""
 
 
 class TextIndex:
