@@ -208,9 +208,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=SHARE)
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file for the differences")
+    parser.add_argument("--gains", type=Path, help="file for run, table, users, NDCG@10 of each case, and how different its list is")
     args = parser.parse_args(argv)
-    names = NAMES_OF_RUNS if not args.only else (WHOLE, *args.only)
+    names = NAMES_OF_RUNS if not args.only else tuple(dict.fromkeys((WHOLE, *args.only)))
     opened = [kept(one) for one in args.dataset]
     tables = args.table or TABLES
     jobs = [Job(name, *one, which, args.share, args.cases) for name in names for one in opened for which in tables]
@@ -222,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             results[job.name, f"{Path(job.dataset).name} {job.table}"] = done.result()
     ordered = {(job.name, f"{Path(job.dataset).name} {job.table}"): None for job in jobs}
     results = {key: results[key] for key in ordered}
+    if args.gains:
+        args.gains.write_text(json.dumps([[*key, *found] for key, found in results.items()]))
     if args.json:
         found = [{"table": column, "run": name, **asdict(one)} for column, name, one in compare(results)]
         args.json.write_text(json.dumps(found, indent=1))
