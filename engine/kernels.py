@@ -24,6 +24,7 @@ SMALL = 0.15  # terms that weigh less in a taste than this share of its stronges
 MANY = 20.0  # linked items of a history, or recent items of one session, that count as 1
 NAMED = 2  # history items named per listed item
 MOST_LATE = 100.0  # half-lives that a count is faded or taken back at most
+MOST_STRENGTH = np.float32(1e4)  # of what goes together: far beyond what is counted, since times may be from the ends of the calendar
 LONGEST = 40  # recent items of a user at most
 STEPS = STEP ** np.arange(LONGEST)
 NEARS = NEAR ** np.arange(LONGEST)
@@ -207,7 +208,7 @@ def co_visited(world: World, recent: Array, now: int, together: int, place: Arra
                 out[AFTER_LAST, p] += later * by_step
     for row in range(CO_VISITED):
         for i in range(out.shape[1]):
-            out[row, i] = np.sqrt(out[row, i])
+            out[row, i] = np.sqrt(min(out[row, i], MOST_STRENGTH))
 
 
 @kernel
