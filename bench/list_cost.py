@@ -29,9 +29,11 @@ from engine.markdown import table
 from engine.model import CANDIDATES, Ask, Model
 from engine.protocol import stream
 from engine.user import Position
+from streams.listmaker import LESSONS
 
 HALF = 0.5
 BATCH, USERS, ROUNDS = 64, 512, 7
+"""Of lists; examples are made as many at once as a worker makes them (`streams.listmaker.LESSONS`)."""
 
 
 def least(work: Callable[[], object], count: int, rounds: int = ROUNDS) -> float:
@@ -101,8 +103,9 @@ def lessons(model: Model, tastes: Sequence[Taste]) -> dict[str, float]:
     for taste in tastes:
         may = np.flatnonzero(model.open_for(taste))
         pairs.append((taste, int(model.catalogue.hashes[rng.choice(may)])))
-    place = Position("events", 1, 0, 1)  # not one of those with a list, which one in eight has
-    made = [one for taste, item in pairs if (one := model.example(taste, item, place)) is not None]
+    asked = [(taste, [item], [Position("events", 1, 0, n)]) for n, (taste, item) in enumerate(pairs)]
+    batches = [asked[start : start + LESSONS] for start in range(0, len(asked), LESSONS)]
+    made = [one for batch in batches for some in model.examples_of(batch) for one in some]
     ranker = deepcopy(model.ranker)
 
     def learn() -> None:
@@ -110,8 +113,8 @@ def lessons(model: Model, tastes: Sequence[Taste]) -> dict[str, float]:
             ranker.learn(one)
 
     return {
-        "example made": least(lambda: [model.example(taste, item, place) for taste, item in pairs], len(pairs), 3),
-        "example learned": least(learn, len(made), 3),
+        "example made": least(lambda: [model.examples_of(batch) for batch in batches], len(pairs)),
+        "example learned": least(learn, len(made)),
     }
 
 

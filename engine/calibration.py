@@ -21,7 +21,7 @@ Logs = Sequence[float] | NDArray[np.float64]
 """Logarithms of shares, (n,)."""
 LISTED = 10
 """First items of a list that are learned from."""
-EVERY = 8
+EVERY = 16
 """One example in so many says what would have been listed: that costs as much as the rest of it."""
 MIDDLE = float(np.log(0.03 / 0.97))
 """Log-odds about which the slope turns, those of a listed item as they mostly are: else slope and offset would work against each other."""

@@ -506,6 +506,75 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
 
 
 @kernel
+def drawn(state: int) -> int:
+    """The next of a row of numbers at random (splitmix64, Steele et al. 2014), of 62 bits; `state` goes on by 1."""
+    value = np.uint64(state) * np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return int((value ^ (value >> np.uint64(31))) >> np.uint64(2))
+
+
+class Lessons(NamedTuple):
+    """What users took and could have taken, B of them: `open` (N,) what could be, but for `hidden` (indices, -1: none) from
+    `hidden_start[b]` on; `taken` (E,) indices from `taken_start[b]` on, with `seeds` (E,) int64 for what is drawn; `most`: how many are
+    strong; `draws`: so many are drawn of the strong ones, and as many of the others.
+    """
+
+    open: Array
+    hidden_start: Array
+    hidden: Array
+    taken_start: Array
+    taken: Array
+    seeds: Array
+    most: int
+    draws: int
+
+
+@kernel
+def contrast(world: World, tastes: Tastes, lessons: Lessons, weights: Array, base: Array, rows: Array, out: Array) -> None:
+    """The features of what was taken and of what else could have been: `rows` (E,) of them in `out` (E, 1 + 2 * draws, F + 1) float32, what
+    was taken first, then some of the strongest others by the linear `weights` (B, F), with what the shared features add, `base` (B, N),
+    then some of the rest; the last column is the logarithm of how many items a row stands for.
+    """
+    n, features, draws = len(world.cold), weights.shape[1], lessons.draws
+    every, scores, own = np.arange(n, dtype=np.int32), np.empty(n, np.float32), np.empty((PERSONAL, n), np.float32)
+    open_, strong, rest = np.empty(n, np.bool_), np.empty(max(n, lessons.most), np.int64), np.empty(n, np.int64)
+    chosen, x = np.empty(out.shape[1], np.int64), np.empty((features, out.shape[1]), np.float32)
+    for b in range(len(tastes.now)):
+        start, end = tastes.start[b], tastes.start[b + 1]
+        personal(world, tastes.recent[start:end], tastes.slot[start:end], tastes.now[b], tastes.together[b], every, every, own)
+        add_up(world, own, every, weights[b], base[b], scores)
+        open_[:] = lessons.open
+        for at in lessons.hidden[lessons.hidden_start[b] : lessons.hidden_start[b + 1]]:
+            if at >= 0:
+                open_[at] = False
+        for e in range(lessons.taken_start[b], lessons.taken_start[b + 1]):
+            open_[lessons.taken[e]] = False
+        found = strongest(world.hashes, every, scores, open_, lessons.most, strong)
+        for c in range(found):
+            open_[strong[c]] = False
+        others = 0
+        for i in range(n):
+            if open_[i]:
+                rest[others] = i
+                others += 1
+        for e in range(lessons.taken_start[b], lessons.taken_start[b + 1]):
+            chosen[0], out[e, 0, features], count, state = lessons.taken[e], np.float32(0.0), 1, lessons.seeds[e]
+            for part, size in ((strong, found), (rest, others)):
+                if size > 0:
+                    share = np.float32(np.log(size / draws))
+                    for _ in range(draws):
+                        state += 1
+                        chosen[count], out[e, count, features] = part[drawn(state) % size], share
+                        count += 1
+            gather(world, own, every, chosen[:count], x)
+            for row in range(count):
+                for f in range(features):
+                    out[e, row, f] = x[f, row]
+            rows[e] = count
+
+
+@kernel
 def choose(hashes: Array, asks: Asks, picked: Picked, more: Array, lists: Lists) -> None:
     """The best of each list, best first, by the linear score and `more` (B, C) float32; equal scores by hash64."""
     for b in range(len(picked.count)):

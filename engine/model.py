@@ -21,7 +21,19 @@ from engine.candidates import Candidates, Query
 from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.diversity import NO_MASKS, Kinds
-from engine.features import CONTEXT, SHARED, Features, Shared, Taste, contexts, features_of, recent_of, situations, starts_of, tastes_of
+from engine.features import (
+    CONTEXT,
+    SHARED,
+    Features,
+    Shared,
+    Taste,
+    contexts,
+    features_of,
+    recent_of,
+    situations,
+    starts_of,
+    tastes_of,
+)
 from engine.generation import Generation
 from engine.leaders import Places, distinct, largest
 from engine.network import ENOUGH, Net, forward
@@ -286,33 +298,48 @@ class Model:
 
     def examples(self, taste: Taste, items: Sequence[int], positions: Sequence[Position]) -> list[Example]:
         """The same for items that the user took at once, with the `positions` of their events; those that were not open are left out."""
+        return self.examples_of([(taste, items, positions)])[0]
+
+    def examples_of(self, lessons: Sequence[tuple[Taste, Sequence[int], Sequence[Position]]]) -> list[list[Example]]:
+        """The same for several users."""
         if len(self.catalogue) > self.whole:
-            return self._examples_of_candidates(taste, items, positions)
-        index = self.catalogue.index
-        open_ = self.open_for(taste)
-        taken = [(index[item], position) for item, position in zip(items, positions, strict=True) if item in index and open_[index[item]]]
-        if not taken:
-            return []
-        features = self.features(taste)
-        situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
-        scores = features.scores(self.ranker.weights()[situation].astype(np.float32))
-        taken_at = [at for at, _ in taken]
-        open_[taken_at] = False
-        ranked = np.where(open_, scores, -np.inf)
-        strongest = np.argpartition(-ranked, STRONGEST)[:STRONGEST] if len(ranked) > STRONGEST else np.arange(len(ranked))
-        strongest = strongest[open_[strongest]]
-        open_[strongest] = False
-        others = np.flatnonzero(open_)
-        made = []
-        for at, position in taken:
-            rng = np.random.default_rng(position.offset * 4_096 + position.partition)
-            drawn = [(part, part[rng.integers(0, len(part), NEGATIVES)]) for part in (strongest, others) if len(part)]
-            x = features.rows(np.concatenate([[at], *(rows for _, rows in drawn)]))
-            stands_for = np.concatenate([[0.0], *(np.full(NEGATIVES, np.log(len(part) / NEGATIVES)) for part, _ in drawn)])
-            packed = np.ascontiguousarray(np.column_stack([x, stands_for]), "<f4").tobytes()
-            made.append(Example(*position, situation, packed, self.generation, context))
-        if made[0].offset % calibration.EVERY == 0:
-            made[0] = self._with_list(made[0], taste, taken_at)
+            return [self._examples_of_candidates(*lesson) for lesson in lessons]
+        if not lessons or not len(self.catalogue):
+            return [[] for _ in lessons]
+        index, newest = self.catalogue.index, max(taste.now for taste, _, _ in lessons)
+        open_, seen = self.open_to(newest), [taste.seen for taste, _, _ in lessons]
+        taken = [
+            [
+                (at, one)
+                for item, one in zip(items, places, strict=True)
+                if (at := index.get(item, -1)) >= 0 and open_[at] and item not in own
+            ]
+            for (_, items, places), own in zip(lessons, seen, strict=True)
+        ]
+        flat = [one for some in taken for one in some]
+        common = self._shared.at(newest)
+        batch, near, _ = tastes_of(common, [taste for taste, _, _ in lessons])
+        weights = self.ranker.weights().astype(np.float32)[batch.situation]
+        told = kernels.Lessons(
+            open_,
+            starts_of(map(len, seen)),
+            self.catalogue.places.of(np.array([key for own in seen for key in own], np.uint64)),
+            starts_of(map(len, taken)),
+            np.array([at for at, _ in flat], np.int64),
+            np.array([(one.offset * 4_096 + one.partition) * 4 * NEGATIVES for _, one in flat], np.int64),
+            STRONGEST,
+            NEGATIVES,
+        )
+        rows, out = np.empty(len(flat), np.int64), np.empty((len(flat), 1 + 2 * NEGATIVES, weights.shape[1] + 1), np.float32)
+        kernels.contrast(common.world(near), batch, told, weights, weights[:, : len(SHARED)] @ common.features, rows, out)
+        made, number = list[list[Example]](), 0
+        for b, some in enumerate(taken):
+            known = (int(batch.situation[b]), tuple(batch.context[b].tolist()))
+            own = [(at, one, out[number + n, : rows[number + n]].tobytes()) for n, (at, one) in enumerate(some)]
+            number += len(some)
+            made.append([Example(*one, known[0], packed, self.generation, known[1]) for _, one, packed in own])
+            if own and own[0][1].offset % calibration.EVERY == 0:
+                made[b][0] = self._with_list(made[b][0], lessons[b][0], [at for at, *_ in own])
         return made
 
     def shares(self, taste: Taste) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

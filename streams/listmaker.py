@@ -412,7 +412,7 @@ class ListMaker:
         """Examples first, since their lists were made before; then rank and encode."""
         made: list[Made | None] = [None] * len(work)
         async with self._engine.lock:
-            examples = [raw for lesson in lessons if (raw := self._example(lesson)) is not None]
+            examples = self._examples(lessons) if lessons else []
             now = [at for at, one in enumerate(work) if _of_generation(one.job, self._model.generation)]
             try:
                 rankings = await self._rank([work[at].ask for at in now])
@@ -475,16 +475,18 @@ class ListMaker:
             return set()
         return row.seen.keys() - set(before)
 
-    def _example(self, lesson: Lesson) -> bytes | None:
+    def _examples(self, lessons: Sequence[Lesson]) -> list[bytes]:
+        """The examples of some lessons, made together; where that fails each alone, so that one of them costs no other."""
         try:
-            example = self._model.example(lesson.taste, lesson.item, lesson.position)
+            made = self._model.examples_of([(one.taste, [one.item], [one.position]) for one in lessons])
         except Exception as error:
+            if len(lessons) > 1:
+                return [raw for one in lessons for raw in self._examples([one])]
             self._metrics.failures.labels("example").inc()
-            log.exception("example_failed", position=str(lesson.position), error=repr(error))
-            return None
-        if example is not None and lesson.weight != 1.0:
-            example = msgspec.structs.replace(example, weight=lesson.weight)
-        return None if example is None else self._encode_example(example)
+            log.exception("example_failed", position=str(lessons[0].position), error=repr(error))
+            return []
+        weighted = ((one, lesson.weight) for some, lesson in zip(made, lessons, strict=True) for one in some)
+        return [self._encode_example(one if weight == 1.0 else msgspec.structs.replace(one, weight=weight)) for one, weight in weighted]
 
     def _finish(self, standing: list[Standing], answers: list[Answer], lessons: list[Lesson], examples: int) -> None:
         wall = time()
