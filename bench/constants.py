@@ -61,10 +61,18 @@ VARIANTS: Mapping[str, Change | None] = {
     "30 recent items": Change("features.py", "RECENT = 20", "RECENT = 30"),
 }
 Gains = dict[str, tuple[list[str], list[float]]]
+LIST, LEARNED = "µs a list", "µs an event learned"
 
 
-def gains(change: Change | None, datasets: Sequence[str], cases: int) -> Gains:
-    """Table -> whose each case is, and its NDCG@10.
+class Found(NamedTuple):
+    """Table -> whose each case is, and its NDCG@10; and what it costs, where that was measured."""
+
+    gains: Gains
+    cost: Mapping[str, float]
+
+
+def tried(change: Change | None, datasets: Sequence[str], cases: int, *, cost: bool) -> Found:
+    """What a change gives.
 
     Raises:
         ValueError: what is to be changed does not stand there, or the run failed.
@@ -78,27 +86,35 @@ def gains(change: Change | None, datasets: Sequence[str], cases: int) -> Gains:
             if text.count(change.before) != 1:
                 raise ValueError(f"found {text.count(change.before)} times {change.before!r} in {change.file}, expected once")
             path.write_text(text.replace(change.before, change.after))
-        command = [sys.executable, "-m", "bench.ablation", *datasets, "--only", WHOLE, "--cases", str(cases), "--gains", str(out)]
-        env = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{ROOT}"}
-        done = subprocess.run(command, check=False, cwd=copy, env=env, capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"the run ended with {done.returncode}: {done.stderr[-2_000:]}")
+        _ran(copy, ["bench.ablation", *datasets, "--only", WHOLE, "--cases", str(cases), "--gains", str(out)])
         found = json.loads(out.read_text())
-        return {column: (users, ndcg) for name, column, users, ndcg, _ in found if name == WHOLE}
+        gains = {column: (users, ndcg) for name, column, users, ndcg, _ in found if name == WHOLE}
+        if not cost:
+            return Found(gains, {})
+        _ran(copy, ["bench.list_cost", datasets[0], "--json", str(out)])
+        steps = json.loads(out.read_text())
+        return Found(gains, {LIST: steps["whole"], LEARNED: steps["example made"] + steps["example learned"]})
 
 
-def told(results: Mapping[str, Gains]) -> str:
-    """The Markdown table: what each change does to NDCG@10; bold where the 95 % interval leaves 0 out."""
+def _ran(copy: Path, arguments: Sequence[str]) -> None:
+    env = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-m", *arguments], check=False, cwd=copy, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"the run ended with {done.returncode}: {done.stderr[-2_000:]}")
+
+
+def told(results: Mapping[str, Found]) -> str:
+    """The Markdown table: what each change does to NDCG@10, bold where the 95 % interval leaves 0 out, and what it costs."""
     base = results["as it is"]
     rows = []
     for name, found in results.items():
         row = [name]
-        for column, (users, ndcg) in found.items():
-            one = paired(users, np.array(base[column][1]), np.array(ndcg))
+        for column, (users, ndcg) in found.gains.items():
+            one = paired(users, np.array(base.gains[column][1]), np.array(ndcg))
             change = f"{100 * one.difference / one.one:+.1f} %"
             row.append(f"{one.one:.4f} ({one.cases})" if found is base else f"**{change}**" if one.sure else change)
-        rows.append(row)
-    return table(["", *base], rows)
+        rows.append([*row, *(f"{value:.0f}" for value in found.cost.values())])
+    return table(["", *base.gains, *base.cost], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,11 +123,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", nargs="*", default=["ifdb-played", "online-retail"], help="data-set folders, or names in data/")
     parser.add_argument("--only", choices=tuple(VARIANTS), action="append", help="these, and the engine as it is")
     parser.add_argument("--cases", type=int, default=CASES)
+    parser.add_argument("--cost", action="store_true", help="measure too what a list costs on the first data set; nothing else should run")
     args = parser.parse_args(argv)
     datasets = [str(Path(name).resolve()) if Path(name).exists() else name for name in args.dataset]
     names = ["as it is", *(args.only or list(VARIANTS)[1:])]
     console = Console(stderr=True)
-    sys.stdout.write(told({name: gains(VARIANTS[name], datasets, args.cases) for name in track(names, "runs", console=console)}) + "\n")
+    sys.stdout.write(
+        told({name: tried(VARIANTS[name], datasets, args.cases, cost=args.cost) for name in track(names, "runs", console=console)}) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -87,8 +87,13 @@ def steps(model: Model, tastes: Sequence[Taste]) -> dict[str, float]:
                 kernels.personal(world, recent, slots, some.now[b], some.together[b], every, every, own)
 
     picked = [work.picked() for work in works]
+
+    def pick() -> None:
+        for work, one in zip(works, picked, strict=True):
+            work.pick(one)
+
     found["features"] = least(features, count)
-    found["strongest"] = least(lambda: [work.pick(one) for work, one in zip(works, picked, strict=True)], count) - found["features"]
+    found["strongest"] = least(pick, count) - found["features"]
     found["networks"] = least(lambda: [work.added(one) for work, one in zip(works, picked, strict=True)], count)
     plain = [[Ask(taste, reasons=False) for taste in tastes[start : start + BATCH]] for start in range(0, len(tastes), BATCH)]
     found["reasons"] = found["whole"] - least(lambda: [model.rank(batch) for batch in plain], count)
