@@ -110,6 +110,12 @@ class Blind(Network):
         if not context:
             self.net.first[len(self.off) :] = 0.0
 
+    def learn(self, features: Floats, base: Floats, context: Sequence[float], situation: int, weight: float) -> None:
+        """As networks learn; where what is known of the user is not seen, nothing is learned of situations."""
+        super().learn(features, base, context, situation, weight)
+        if self.off[-1]:
+            self.net.first[len(self.off) :] = 0.0
+
     def _look_at(self, x: Floats) -> None:
         super()._look_at(x)
         self.net.scale[self.off] = 0.0

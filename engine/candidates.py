@@ -25,8 +25,8 @@ WORDED, MEANT = 500, 300
 """Items that fit a search best by words, and nearest to its vector, that are candidates."""
 FILTERED, LOOKED_AT = 1_000, 5_000
 """Items that a filter leaves that are candidates, the most popular, and how many of those in question it is asked about at most."""
-PINNED = 100
-"""Items that a pin matches that are candidates, the most popular."""
+FETCHED = 100
+"""Items that a pin or a boost matches that are candidates, the most popular."""
 POPULAR = 1_000
 """Popular items that are candidates where too few others may be listed."""
 
@@ -74,7 +74,7 @@ class Candidates:
         allowed: Callable[[Places | None], Bools | None],
         filters: Sequence[Match] = (),
         query: Query | None = None,
-        pins: Sequence[Match] = (),
+        fetched: Sequence[Match] = (),
     ) -> tuple[Places, Bools]:
         """The candidates (M,), ascending, and which of them may be listed.
 
@@ -86,11 +86,9 @@ class Candidates:
             allowed: what rules and filters leave of some items, or of all, None where there are none.
             filters: what items must all match.
             query: what is searched for.
-            pins: what rules pin: the most popular of what each matches are candidates.
+            fetched: what rules pin or boost: the most popular of what each matches are candidates, as far as a field is indexed.
         """
         found = [self.retrieval.pool(recent, now)]
-        pinned = [those for match in pins if (those := self._matching(match)) is not None]
-        found += [largest(those, self._popularity(those), self._catalogue.hashes, PINNED) for those in pinned]
         if query is not None:
             found += self._searched(query)
 
@@ -99,10 +97,14 @@ class Candidates:
             return open_ if left is None else open_ & left
 
         fields = min((one for match in filters if (one := self._matching(match)) is not None), key=len, default=None)
+        hashes = self._catalogue.hashes
         if fields is not None:
-            asked = largest(fields, self._popularity(fields), self._catalogue.hashes, LOOKED_AT)
-            asked = asked[may(asked)]
-            found.append(largest(asked, self._popularity(asked), self._catalogue.hashes, FILTERED))
+            found.append(self._most_popular(fields, may, FILTERED))
+            if query is not None:
+                fitting = fields[query.fit.scores[fields] > 0]
+                found.append(largest(fitting, query.fit.scores[fitting], hashes, WORDED))
+        wanted = [those for match in fetched if (those := self._matching(match)) is not None]
+        found += [self._most_popular(those, may, FETCHED) for those in wanted]
         items = distinct(found)
         usable = may(items)
         if fields is None and usable.sum() < k:
@@ -112,6 +114,12 @@ class Candidates:
             items = distinct([items, self._whole(now, k, hidden, allowed)])
             usable = may(items)
         return items, usable
+
+    def _most_popular(self, items: Places, may: Callable[[Places], Bools], most: int) -> Places:
+        """Of some items that may be listed the most popular; the LOOKED_AT most popular are asked."""
+        asked = largest(items, self._popularity(items), self._catalogue.hashes, LOOKED_AT)
+        asked = asked[may(asked)]
+        return largest(asked, self._popularity(asked), self._catalogue.hashes, most)
 
     def _among(self, items: Places, others: Places) -> Bools:
         """(n,) which of some items are among others."""
@@ -136,7 +144,8 @@ class Candidates:
             members = [self.retrieval.members(field, value) for _, value in wanted if isinstance(value, str)]
             known = [one for one in members if one is not None]
             if len(known) == len(members) and self.retrieval.members(field, "") is not None:
-                sets.append(distinct(known))
+                own = np.array(sorted(self._catalogue.own_named), np.int64)  # whose attribute of that name counts in place of the lists
+                sets.append(distinct([*known, own] if field in ("category", "tag") else known))
         return min(sets, key=len, default=None)
 
     def _whole(self, now: int, k: int, hidden: Places, allowed: Callable[[Places | None], Bools | None]) -> Places:

@@ -98,6 +98,8 @@ class Catalogue:
         self.version = 0
         self._creator_codes: dict[str, int] = {"": 0}
         self.filed, self.categories, self.titled = TermIndex(), TermIndex(), TermIndex()
+        self.own_named: set[int] = set()
+        """Items with an attribute `category` or `tag`, which rules look at in place of the lists (`rules.item_field`)."""
         self._indexes = (self.filed, self.categories, self.titled)
         self._followers: list[Callable[[int], None]] = []
         self._watchers: list[Callable[[int, Item | None], None]] = []
@@ -144,6 +146,10 @@ class Catalogue:
         before, self.items[at] = self.items[at], item
         self.listable[at] = item.available
         self.since[at] = item.available_from or 0
+        if item.attributes.keys() & {"category", "tag"}:
+            self.own_named.add(at)
+        else:
+            self.own_named.discard(at)
         self.creators[at] = self._creator_codes.setdefault(item.creator, len(self._creator_codes))
         self.filed.put(at, map(str.lower, (*item.categories, *item.tags)))
         self.categories.put(at, map(str.lower, item.categories))

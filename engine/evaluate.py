@@ -163,10 +163,11 @@ class Evaluation:
 
     def _probabilities(self, taste: Taste, ranking: Ranking) -> tuple[float, ...]:
         """Per listed item how probable it is that the user takes it next."""
-        items, logs = self.model.shares(taste)
+        listed = [self.dataset.index[one.item_id] for one in ranking.items]
+        items, logs = self.model.shares(taste, listed)
         found = self.model.ranker.calibration.probabilities(logs) if self.calibrated else np.exp(logs)
         of = dict(zip(items.tolist(), found.tolist(), strict=True))
-        return tuple(round(of[self.dataset.index[one.item_id]], CHANCE_DIGITS) for one in ranking.items)
+        return tuple(round(of[at], CHANCE_DIGITS) for at in listed)
 
     def learn(self, row: Row) -> None:
         """Learn one event as a worker does: first the ranker with everything as it was before, then the user's row, then the items'."""

@@ -96,8 +96,9 @@ class Tastes(NamedTuple):
 class Asks(NamedTuple):
     """What is to be listed for each of them: `k` items of those that `masks[mask[b]]` allows but for `hidden` (indices, -1: none), or
     where `fixed[b]` all of `candidates`; `extra[b]`: row of `extras` to add to the scores, or -1; `told`: whether reasons are wanted;
-    `shift[b]`: row of `shifts` to add as well, or -1, which is told elsewhere; `pins`: of the items that each of the list's pins matches
-    the best one is picked, whatever its score; `weary`: indices (-1: none) of items shown in vain, from whose scores `penalty` is taken.
+    `shift[b]`: row of `shifts` to add as well, or -1, which is told elsewhere; `pins` from `pin_range[b, 0]` to `pin_range[b, 1]`: of
+    the items that each matches the best one is picked, whatever its score; `weary`: indices (-1: none) of items shown in vain, from whose
+    scores `penalty` is taken.
     """
 
     k: Array
@@ -113,7 +114,7 @@ class Asks(NamedTuple):
     told: Array
     shift: Array
     shifts: Array
-    pin_start: Array
+    pin_range: Array
     pins: Array
     weary_start: Array
     weary: Array
@@ -497,7 +498,8 @@ def pick(world: World, tastes: Tastes, asks: Asks, weights: Array, base: Array, 
                 if at >= 0:
                     allowed[at] = False
             kept = strongest(world.hashes, pool, scores, allowed, max(most, asks.k[b]), out) if asks.k[b] else 0
-            kept = with_pins(world.hashes, asks.pins[asks.pin_start[b] : asks.pin_start[b + 1]], scores, allowed, out, kept)
+            if asks.k[b]:
+                kept = with_pins(world.hashes, asks.pins[asks.pin_range[b, 0] : asks.pin_range[b, 1]], scores, allowed, out, kept)
         picked.count[b] = kept
         for c in range(kept):
             picked.items[b, c] = pool[out[c]]

@@ -23,6 +23,7 @@ from engine.cosines import Cosines
 from engine.diversity import NO_MASKS, Kinds
 from engine.features import (
     CONTEXT,
+    MINUTE_MS,
     SHARED,
     Features,
     Shared,
@@ -61,6 +62,8 @@ DRAWN = 256
 """Items of a large catalogue that are drawn to find others that may be listed."""
 CANDIDATES = 300
 """The strongest items by the linear score, among which the networks choose."""
+MOST_ORDERS = 64
+"""Sets of rules in force whose orders are remembered: rules for some users alone make many."""
 HEARD = 64
 """Items beyond these that are asked what the networks add to items as they mostly are."""
 
@@ -122,11 +125,11 @@ class Work:
 
     def fill(self, lists: kernels.Lists) -> dict[int, list[Placed]]:
         """The strongest items, their order, and the reasons; gives the lists that were steered, which say so themselves."""
-        picked = self.picked()
-        self.pick(picked)
-        more = self.added(picked)
-        kernels.choose(self.world.hashes, self.asks, picked, more, lists)
-        steered = self.steering.arrange(self.asks, picked, more, lists)
+        candidates = CANDIDATES
+        found, steered = self._arranged(candidates, lists)
+        while any(found[b] >= candidates and len(placed) < self.asks.k[b] for b, placed in steered.items()):
+            candidates *= 4  # a cap, say, left out so many that others have to be fetched from further down
+            found, steered = self._arranged(candidates, lists)
         count, features = len(self.tastes.now), self.weights.shape[1]
         rows = kernels.rows_again(self.tastes, self.asks, lists)
         if not rows:
@@ -149,10 +152,19 @@ class Work:
         kernels.tell(self.world, self.tastes, self.asks, lists, self.weights, again, rows, more, 10.0**DIGITS)
         return steered
 
-    def picked(self) -> kernels.Picked:
+    def _arranged(self, candidates: int, lists: kernels.Lists) -> tuple[NDArray[np.int64], dict[int, list[Placed]]]:
+        """The lists of the strongest so many items each, without reasons; how many items each was made of, and those that were steered."""
+        picked = self.picked(candidates)
+        self.pick(picked, candidates)
+        more = self.added(picked)
+        kernels.choose(self.world.hashes, self.asks, picked, more, lists)
+        return picked.count, self.steering.arrange(self.asks, picked, more, lists)
+
+    def picked(self, candidates: int = CANDIDATES) -> kernels.Picked:
         """Room for the strongest items."""
         count, features = len(self.tastes.now), self.weights.shape[1]
-        depth = max(CANDIDATES, self.most) + len(self.asks.pins)
+        pins = int((self.asks.pin_range[:, 1] - self.asks.pin_range[:, 0]).max(initial=0))
+        depth = max(candidates, self.most) + pins
         return kernels.Picked(
             np.empty(count, np.int64),
             np.empty((count, depth), np.int64),
@@ -160,9 +172,9 @@ class Work:
             np.empty((count, features, depth), np.float32),
         )
 
-    def pick(self, picked: kernels.Picked) -> None:
+    def pick(self, picked: kernels.Picked, candidates: int = CANDIDATES) -> None:
         """Find the strongest items."""
-        kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, CANDIDATES, picked)
+        kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, candidates, picked)
 
     def added(self, picked: kernels.Picked) -> Floats:
         """What the networks add to them, (B, C)."""
@@ -301,12 +313,20 @@ class Model:
         return self.examples_of([(taste, items, positions)])[0]
 
     def examples_of(self, lessons: Sequence[tuple[Taste, Sequence[int], Sequence[Position]]]) -> list[list[Example]]:
-        """The same for several users."""
+        """The same for several users; those of one minute are worked out together, and come out as they would alone."""
         if len(self.catalogue) > self.whole:
             return [self._examples_of_candidates(*lesson) for lesson in lessons]
-        if not lessons or not len(self.catalogue):
-            return [[] for _ in lessons]
-        index, newest = self.catalogue.index, max(taste.now for taste, _, _ in lessons)
+        made: list[list[Example]] = [[] for _ in lessons]
+        minutes = [taste.now // MINUTE_MS for taste, _, _ in lessons]
+        for minute in dict.fromkeys(minutes) if len(self.catalogue) else ():
+            which = [n for n, own in enumerate(minutes) if own == minute]
+            for n, found in zip(which, self._examples_at(minute, [lessons[n] for n in which]), strict=True):
+                made[n] = found
+        return made
+
+    def _examples_at(self, minute: int, lessons: Sequence[tuple[Taste, Sequence[int], Sequence[Position]]]) -> list[list[Example]]:
+        """Examples of one minute: what may be listed by its end could have been."""
+        index, newest = self.catalogue.index, (minute + 1) * MINUTE_MS - 1
         open_, seen = self.open_to(newest), [taste.seen for taste, _, _ in lessons]
         taken = [
             [
@@ -342,16 +362,18 @@ class Model:
                 made[b][0] = self._with_list(made[b][0], lessons[b][0], [at for at, *_ in own])
         return made
 
-    def shares(self, taste: Taste) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """What the scores say of what the user takes next, whatever rules say: the CANDIDATES strongest of what may be listed, best first,
-        as (n,) catalogue indices, and (n,) logarithms of their shares of a softmax over all that may be.
+    def shares(self, taste: Taste, also: Sequence[int] = ()) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """What the scores say of what the user takes next, whatever rules say: the CANDIDATES strongest of what may be listed, and those of
+        `also` (indices) that may, best first, as (n,) catalogue indices, and (n,) logarithms of their shares of a softmax over all that
+        may be.
         """
         open_ = np.flatnonzero(self.open_for(taste))
         features = self.features(taste)
         situation, context = int(situations([taste])[0]), tuple(contexts([taste])[0].tolist())
         linear = features.scores(self.ranker.weights()[situation].astype(np.float32))[open_]
         order = np.argpartition(-linear, CANDIDATES) if len(linear) > CANDIDATES else np.arange(len(linear))
-        pool, rest = order[:CANDIDATES], np.sort(order[CANDIDATES:])
+        pool = np.union1d(order[:CANDIDATES], np.flatnonzero(np.isin(open_, np.array(also, np.int64))))
+        rest = np.setdiff1d(order, pool, assume_unique=True)
         heard = rest[:: max(1, len(rest) // HEARD)]
         added = self.ranker.network.added(features.rows(open_[np.concatenate([pool, heard])]), context, situation)
         scores = linear[pool] + added[: len(pool)]
@@ -468,7 +490,7 @@ class Model:
             may = np.ones(len(items), np.bool_)
         else:
             found = partial(self._allowed, ask)
-            items, may = self.candidates.of(recent, taste.now, ask.k, hidden, found, self._filters(ask), query, self._pins(ask))
+            items, may = self.candidates.of(recent, taste.now, ask.k, hidden, found, self._filters(ask), query, self._fetched(ask))
         steering = self._steering([ask], items)
         row = None if query is None else self.search.told(query.fit, query.vector, known=bool(taste.recent), items=items)
         wanted = kernels.Asks(
@@ -595,9 +617,15 @@ class Model:
     def _steering(self, asks: Sequence[Ask], items: Places | None = None) -> Steering:
         """What rules and variety ask of some lists; of some `items` by their places among them."""
         orders = [self._orders_for(ask, items) for ask in asks]
-        variety = [Variety() if ask.searches else self.variety for ask in asks]
+        variety = [self._variety_of(ask) for ask in asks]
         wanted = any(one != Variety() for one in variety) or not all(one.none for one in orders)
         return Steering(orders, variety, self._kinds(items) if wanted else None)
+
+    def _variety_of(self, ask: Ask) -> Variety:
+        """Given candidates are ranked all, whatever they have in common; a search is answered by what fits."""
+        if ask.searches:
+            return Variety()
+        return self.variety if ask.candidates is None else Variety(self.variety.strength)
 
     def _orders_for(self, ask: Ask, items: Places | None) -> Orders:
         rules = [rule for rule in self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now) if rule.action in STEERS]
@@ -608,6 +636,8 @@ class Model:
         key = tuple(rule.rule_id for rule in rules)
         known, n = self._orders.get(key), len(self.catalogue)
         if known is None or known.masks.shape[1] != n:
+            if len(self._orders) >= MOST_ORDERS:
+                self._orders.clear()
             known = self._orders[key] = orders_of(rules, lambda name: self._matched(name, self._rules.match_of(name)), n)
         return known
 
@@ -626,10 +656,10 @@ class Model:
         self._masks.clear()
         self._orders.clear()
 
-    def _pins(self, ask: Ask) -> list[Match]:
-        """What pins match."""
+    def _fetched(self, ask: Ask) -> list[Match]:
+        """What rules pin or boost."""
         rules = self._rules.active(ask.surface, dict(ask.attributes), ask.taste.now)
-        return [self._rules.match_of(rule.rule_id) for rule in rules if rule.action == "pin"]
+        return [self._rules.match_of(rule.rule_id) for rule in rules if rule.action in ("pin", "boost")]
 
     def _filters(self, ask: Ask) -> list[Match]:
         """What items must all match."""
@@ -692,6 +722,8 @@ def warm_up() -> None:
     model.ranker.network.learned, model.ranker.network.edge = ENOUGH, 1.0
     model.rank([Ask(taste, text="any")])
     model.features(Taste((), (), (), 0, 0, 0))
+    model.variety = Variety(1.0)
+    model.rank([Ask(taste)])
     model.whole = 0
     model.rank([Ask(Taste((item_key("any"),), ("any",), (), 0, 0, 1))])
 

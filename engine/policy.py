@@ -173,7 +173,7 @@ def arrange(items: Places, scores: NDArray[np.float64], may: Bools, k: int, orde
     if last >= min(len(kinds.vectors), len(kinds.creators), len(kinds.starts) - 1, kinds.masks.shape[1] if len(kinds.most) else len(may)):
         raise IndexError(f"item {last}: compiled loops look at no length")
     out = room(k)
-    count = choose(items, totals, may[items], fixed, variety.strength, kinds, out)
+    count = choose(items, totals, may[items], fixed, float(variety.strength), kinds, out)
     return _told(out, count, items, scores, totals, orders, rules, variety.strength)
 
 

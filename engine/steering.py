@@ -31,11 +31,11 @@ class Steering:
     kinds: Kinds | None
 
     def arrays(self, n: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], NDArray[np.bool_]]:
-        """For `kernels.Asks`: (B,) each list's row of shifts or -1; (R, n) what is added to scores; (B + 1,) where its pins begin; (P, n)
-        what each pin matches.
+        """For `kernels.Asks`: (B,) each list's row of shifts or -1; (R, n) what is added to scores; (B, 2) where its pins begin and end;
+        (P, n) what each pin matches. Lists with the same orders share them.
         """
         rows: dict[int, Floats] = {}
-        shift, starts, pins = [], [0], []
+        shift, pins, ranges = [], list[NDArray[np.bool_]](), dict[int, tuple[int, int]]()
         at: dict[int, int] = {}
         for orders in self.orders:
             if orders.shifts and id(orders) not in at:
@@ -44,10 +44,12 @@ class Steering:
                 for one in orders.shifts:
                     row[one.mask] += np.float32(one.weight)
             shift.append(at[id(orders)] if orders.shifts else -1)
-            pins += [pin.mask for pin in orders.pins]
-            starts.append(len(pins))
+            if id(orders) not in ranges:
+                ranges[id(orders)] = (len(pins), len(pins) + len(orders.pins))
+                pins += [pin.mask for pin in orders.pins]
+        spans = np.array([ranges[id(orders)] for orders in self.orders], np.int64).reshape(-1, 2)
         shifts = np.array(list(rows.values()), np.float32).reshape(len(rows), n)
-        return np.array(shift, np.int64), shifts, np.array(starts, np.int64), np.array(pins, np.bool_).reshape(len(pins), n)
+        return np.array(shift, np.int64), shifts, spans, np.array(pins, np.bool_).reshape(len(pins), n)
 
     def arrange(self, asks: kernels.Asks, picked: kernels.Picked, more: Floats, lists: kernels.Lists) -> dict[int, list[Placed]]:
         """Arrange the lists for which something is asked anew: list -> its places. Their scores in `lists` are those without what is told

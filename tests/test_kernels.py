@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import hashtable, kernels, network
+from engine import diversity, hashtable, kernels, network
 from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
 from engine.features import PERSONAL, Shared, features_of
@@ -17,7 +17,10 @@ from engine.item import decode_item, encode_item
 from engine.model import Ask
 from engine.neighbours import NeighbourLists, Neighbours
 from engine.partition import item_key
-from engine.records import Item
+from engine.policy import Variety
+from engine.records import Item, Rule
+from engine.rules import compile_rules
+from engine.user import Position
 from tests.little_shop import DIMS, START, Shop
 
 SHOP = Shop().live()
@@ -160,13 +163,18 @@ def test_nothing_is_compiled_twice() -> None:
     shop.model.rank([Ask(taste), Ask(shop.taste("nobody"), reasons=False), Ask(taste, candidates=("i1", "i2")), Ask(taste, query=query)])
     shop.model.rank([Ask(shop.taste("nobody"), reasons=False)])
     shop.model.features(taste)
+    shop.model.example(taste, item_key("i8"), Position("events", 1, 0, 0))
+    shop.model.use_rules(compile_rules([Rule("p", "pin", {"tags": "sea"}, rank=1), Rule("c", "cap", {"tags": "cave"}, max=1)]))
+    for variety in (Variety(), Variety(1.0), Variety(0.5, 1, 1)):
+        shop.model.variety = variety
+        shop.model.rank([Ask(taste), Ask(taste, candidates=("i1", "i2"))])
     for row in shop.rows.values():
         read = decode_item(encode_item(row))
         assert read == row
         shop.model.stats.put_neighbours(shop.model.stats.publishable(1, shop.model.stats.choose(read.pairs, START)))
     compiled: list[Any] = [
         *(kernels.pick, kernels.choose, kernels.look_again, kernels.tell, network.forward),
-        *(kernels.personal, hashtable.look_up, hashtable.add, hashtable.spread),
+        *(kernels.contrast, diversity.choose, kernels.personal, hashtable.look_up, hashtable.add, hashtable.spread),
     ]
     assert [len(loop.signatures) for loop in compiled] == [1] * len(compiled)
     of_places_and_pairs: Any = hashtable.place_all
