@@ -227,7 +227,7 @@ def of_item(
         score = f"score {only['score']:.3f}{needed}"
         yield f"  - if that were not so: {score}" if against else f"  - not among the {len(ranked['items'])} of a list made now: {score}"
         if not against and last is not None and only["score"] > last["score"]:
-            yield "  - its score would do: it is too like items above it, or the list has as many of its creator or category as settings allow"
+            yield "  - its score would do: it is too like items above, or the list has as many of its creator or category as settings allow"
     elif now is None and not against:
         yield "  - it may be listed, and no list of now has it"
     if told_of is not None and item is not None:
