@@ -25,6 +25,7 @@ LASTING, SEASON, SESSION, LATER = 0, 1, 2, 3  # columns of a pair's weights
 KINDS = 4
 STEP, AGES, HALVES, WITHIN, NEXT = 0, 1, 2, 3, 4  # columns of what is added to a pair, see `engine.pairs.Updates`
 AMOUNTS = 5
+MOST_GROWN = 90.0  # half-lives, centuries, by which a pair counts more than at the beginning at most: sums stay within a float32
 SOON = (1.0, 0.5, 0.25)  # what an item that comes next, or one or two later, adds to LATER of the one before
 
 
@@ -114,13 +115,14 @@ def add(
             keys[at] = others[n]
             weights[at] = np.float32(0.0)
             length += 1
-        weight = amounts[n, STEP] * 2.0 ** amounts[n, AGES]
+        grown = 2.0 ** min(MOST_GROWN, max(-1_000.0, amounts[n, AGES]))
+        weight = amounts[n, STEP] * grown
         mass += weight
         weights[at, LASTING] += np.float32(weight)
         weights[at, SEASON] += np.float32(amounts[n, STEP] * 2.0 ** max(-1_000.0, amounts[n, HALVES] - halves))
         if amounts[n, WITHIN] > 0.0:
-            weights[at, SESSION] += np.float32(2.0 ** amounts[n, AGES])
-        weights[at, LATER] += np.float32(amounts[n, NEXT] * 2.0 ** amounts[n, AGES])
+            weights[at, SESSION] += np.float32(grown)
+        weights[at, LATER] += np.float32(amounts[n, NEXT] * grown)
         if length > bound:
             length = trim(keys, weights, kept)
     return length, halves, mass

@@ -23,8 +23,8 @@ class Span:
 
         >>> from faust.types import TP
         >>> log = TP("events", 0)
-        >>> span = Span({log: 1_000}, {log: 50_000})
-        >>> span.chosen("e7", 0, 8_999), sum(span.chosen(f"e{n}", 0, 41_000) for n in range(1_000))
+        >>> span = Span({log: 1_000}, {log: 900_000})
+        >>> span.chosen("e7", 0, 100_999), sum(span.chosen(f"e{n}", 0, 501_000) for n in range(1_000))
         (True, 197)
         """
         first = next((at for tp, at in self.first.items() if tp.partition == partition), 0)

@@ -26,7 +26,7 @@ def test_report_picture_and_comparison(tmp_path: Path, capsys: pytest.CaptureFix
     main(folder, registry=registry, cache=tmp_path / "cache", wanted=80, predictions=lists, json_file=figures, report=report)
     found = json.loads(figures.read_text())
     for table in ("next", "session"):
-        assert {"precision@10", "recall@10", "F1@10", "AUC", "diversity@10", "novelty@10"} == set(found["tables"][table]["more"])
+        assert {"precision@10", "recall@10", "F1@10", "AUC", "diversity@10", "novelty@10", "ECE"} == set(found["tables"][table]["more"])
         assert "popularity" in found["tables"][table]["along"]
     assert found["ratings"]["MSE"] > 0
     assert (tmp_path / "report.png").read_bytes()[:4] == PNG

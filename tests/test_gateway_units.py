@@ -20,6 +20,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from engine.errors import BadRecord, BadSettings, BrokerError, HeadwaterError, Problem
+from engine.policy import DIVERSITY, RULE
 from engine.reasons import KINDS
 from engine.records import Event, Item, User
 from streams.gateway import events, problems, site
@@ -481,9 +482,9 @@ def test_the_page_has_words_for_every_reason() -> None:
     folder = files("streams.gateway") / "page"
     words = (folder / "words.js").read_text(encoding="utf-8")
     table = words[words.index("WORDS = {") : words.index("};")]
-    assert set(re.findall(r"^  (\w+): \[", table, re.MULTILINE)) == {*KINDS, "unknown_item"}
+    assert set(re.findall(r"^  (\w+): \[", table, re.MULTILINE)) == {*KINDS, RULE, DIVERSITY, "unknown_item"}
     against = words[words.index("AGAINST = {") :]
-    assert set(re.findall(r"^  (\w+): \"", against[: against.index("};")], re.MULTILINE)) == {*KINDS, "unknown_item"}
+    assert set(re.findall(r"^  (\w+): \"", against[: against.index("};")], re.MULTILINE)) == {*KINDS, RULE, DIVERSITY, "unknown_item"}
     names = {file.name for file in folder.iterdir()}
     text = "".join((folder / name).read_text(encoding="utf-8") for name in names)
     assert set(re.findall(r'"[./]*/(\w+\.(?:js|css|svg))"', text)) <= names

@@ -9,6 +9,9 @@ export const WORDS = {
   new: ["new"],
   bias: ["as any item, for you now"],
   query: ["fits the search"],
+  rule: ["moved up by a rule of this shop"],
+  diversity: ["unlike the others"],
+  shown: ["not shown too often"],
   unknown_item: ["not known yet"],
 };
 // For what a score is less, where a reason counts against an item.
@@ -20,6 +23,9 @@ export const AGAINST = {
   new: "its age",
   bias: "any item, for you now",
   query: "the search",
+  rule: "a rule of this shop",
+  diversity: "how like it is to others above it",
+  shown: "how often it was shown and not chosen",
   unknown_item: "being unknown",
 };
 export const SHORT = {
