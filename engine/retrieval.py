@@ -1,4 +1,4 @@
-"""Which items of a large catalogue are looked at for a user: candidates of several channels, 2,230 at most. Not their order.
+"""Which items of a large catalogue are looked at for a user: candidates of several channels, 2,180 at most. Not their order.
 
 Channels: what was used together with the user's recent items; what is near to them by text, each and all together; what is popular,
 trending, rising, new, or lately used for the first time; and the popular items by the user's creators and with the user's categories and
