@@ -26,9 +26,10 @@ from engine import kernels
 from engine.evaluate import Evaluation
 from engine.features import PERSONAL, Taste, taste_of
 from engine.markdown import table
-from engine.model import CANDIDATES, Ask, Model
+from engine.model import Ask, Model
 from engine.protocol import stream
 from engine.user import Position
+from engine.work import CANDIDATES
 from streams.listmaker import LESSONS
 
 HALF = 0.5

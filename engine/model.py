@@ -22,7 +22,6 @@ from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.diversity import NO_MASKS, Kinds
 from engine.features import (
-    CONTEXT,
     MINUTE_MS,
     SHARED,
     Features,
@@ -37,12 +36,12 @@ from engine.features import (
 )
 from engine.generation import Generation
 from engine.leaders import Places, distinct, largest
-from engine.network import ENOUGH, Net, forward
+from engine.network import ENOUGH
 from engine.pairs import Decay
 from engine.partition import item_key
 from engine.policy import NO_ORDERS, Orders, Placed, Variety, orders_of
 from engine.ranker import Example, Ranker
-from engine.reasons import DIGITS, Reason, lists_for, reasons_of
+from engine.reasons import Reason, lists_for, reasons_of
 from engine.records import Conditions, Item
 from engine.rules import Match, RuleSet, compile_rules, matches
 from engine.search import Search
@@ -52,6 +51,7 @@ from engine.steering import STEERS, Steering, with_parts
 from engine.subset import world_of
 from engine.textindex import TextIndex
 from engine.user import Position
+from engine.work import CANDIDATES, Work
 
 NO_GENERATION = "none"
 NEGATIVES = 20  # of the strongest, and as many at random
@@ -60,8 +60,6 @@ WHOLE = 10_000
 """Items up to which a list looks at all of them; in larger catalogues at candidates (`engine.candidates`)."""
 DRAWN = 256
 """Items of a large catalogue that are drawn to find others that may be listed."""
-CANDIDATES = 300
-"""The strongest items by the linear score, among which the networks choose."""
 MOST_ORDERS = 64
 """Sets of rules in force whose orders are remembered: rules for some users alone make many."""
 HEARD = 64
@@ -106,86 +104,6 @@ class Ranking:
     items: tuple[Ranked, ...]
     generation: str
     note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the compiled loops work from: the world, the users, what is asked for, the linear weights (SITUATIONS, F) and what they add to
-    every item (SITUATIONS, N), the networks, None while they are not trusted, what lists hold at most, and what steers them.
-    """
-
-    world: kernels.World
-    tastes: kernels.Tastes
-    asks: kernels.Asks
-    weights: Floats
-    base: Floats
-    net: Net | None
-    most: int
-    steering: Steering
-
-    def fill(self, lists: kernels.Lists) -> dict[int, list[Placed]]:
-        """The strongest items, their order, and the reasons; gives the lists that were steered, which say so themselves."""
-        candidates = CANDIDATES
-        found, steered = self._arranged(candidates, lists)
-        while any(found[b] >= candidates and len(placed) < self.asks.k[b] for b, placed in steered.items()):
-            candidates *= 4  # a cap, say, left out so many that others have to be fetched from further down
-            found, steered = self._arranged(candidates, lists)
-        count, features = len(self.tastes.now), self.weights.shape[1]
-        rows = kernels.rows_again(self.tastes, self.asks, lists)
-        if not rows:
-            return steered
-        deepest = int(lists.count.max())
-        again = kernels.Again(
-            np.zeros(rows, np.int64),
-            np.zeros(rows, np.int64),
-            np.zeros(rows, np.int64),
-            np.zeros((rows, deepest), np.float32),
-            np.zeros((rows, features, deepest), np.float32),
-            np.zeros((rows, CONTEXT), np.float32),
-            np.zeros(rows, np.int64),
-            np.zeros((count, deepest, kernels.NAMED), np.int64),
-            np.zeros((count, deepest, kernels.NAMED), np.int64),
-        )
-        middle = np.zeros(features, np.float32) if self.net is None else self.net.middle[:features]
-        rows = kernels.look_again(self.world, self.tastes, self.asks, lists, self.weights, self.base, middle, again)
-        more = self._added(again.count[:rows], again.x, again.context, again.situation)
-        kernels.tell(self.world, self.tastes, self.asks, lists, self.weights, again, rows, more, 10.0**DIGITS)
-        return steered
-
-    def _arranged(self, candidates: int, lists: kernels.Lists) -> tuple[NDArray[np.int64], dict[int, list[Placed]]]:
-        """The lists of the strongest so many items each, without reasons; how many items each was made of, and those that were steered."""
-        picked = self.picked(candidates)
-        self.pick(picked, candidates)
-        more = self.added(picked)
-        kernels.choose(self.world.hashes, self.asks, picked, more, lists)
-        return picked.count, self.steering.arrange(self.asks, picked, more, lists)
-
-    def picked(self, candidates: int = CANDIDATES) -> kernels.Picked:
-        """Room for the strongest items."""
-        count, features = len(self.tastes.now), self.weights.shape[1]
-        pins = int((self.asks.pin_range[:, 1] - self.asks.pin_range[:, 0]).max(initial=0))
-        depth = max(candidates, self.most) + pins
-        return kernels.Picked(
-            np.empty(count, np.int64),
-            np.empty((count, depth), np.int64),
-            np.empty((count, depth), np.float32),
-            np.empty((count, features, depth), np.float32),
-        )
-
-    def pick(self, picked: kernels.Picked, candidates: int = CANDIDATES) -> None:
-        """Find the strongest items."""
-        kernels.pick(self.world, self.tastes, self.asks, self.weights, self.base, candidates, picked)
-
-    def added(self, picked: kernels.Picked) -> Floats:
-        """What the networks add to them, (B, C)."""
-        return self._added(picked.count, picked.x, self.tastes.context, self.tastes.situation)
-
-    def _added(self, counts: NDArray[np.int64], x: Floats, context: Floats, situation: NDArray[np.intp]) -> Floats:
-        """What the networks add, (R, C)."""
-        more = np.zeros((len(counts), x.shape[2]), np.float32)
-        if self.net is not None:
-            forward(self.net, counts, x, context, situation, more)
-        return more
 
 
 @dataclass(slots=True)

@@ -18,10 +18,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from engine.errors import BrokerError
 from engine.explain import Known, of_item, of_list, of_user
-from engine.model import CANDIDATES
 from engine.partition import partition_of
 from engine.rules import compile_rules
 from engine.user import UserState, decode_user, user_key
+from engine.work import CANDIDATES
 from streams import security, topics
 from streams.rulebook import Rulebook
 from streams.settings import Settings

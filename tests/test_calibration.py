@@ -15,9 +15,10 @@ from engine.calibration import EVERY, LISTED, STEEP, Calibration, log_shares
 from engine.dataset import read
 from engine.evaluate import Evaluation
 from engine.metrics import expected_calibration_error
-from engine.model import CANDIDATES, Ask
+from engine.model import Ask
 from engine.partition import item_key
 from engine.user import Position
+from engine.work import CANDIDATES
 from tests.little_shop import Shop
 from tests.test_evaluate import made_up_vectors, write
 
