@@ -65,7 +65,7 @@ LIST, LEARNED = "µs a list", "µs an event learned"
 
 
 class Found(NamedTuple):
-    """Table -> whose each case is, and its NDCG@10; and what it costs, where that was measured."""
+    """Table -> whose each case is, and its NDCG@10; or what a list costs."""
 
     gains: Gains
     cost: Mapping[str, float]
@@ -86,14 +86,13 @@ def tried(change: Change | None, datasets: Sequence[str], cases: int, *, cost: b
             if text.count(change.before) != 1:
                 raise ValueError(f"found {text.count(change.before)} times {change.before!r} in {change.file}, expected once")
             path.write_text(text.replace(change.before, change.after))
+        if cost:
+            _ran(copy, ["bench.list_cost", datasets[0], "--json", str(out)])
+            steps = json.loads(out.read_text())
+            return Found({}, {LIST: steps["whole"], LEARNED: steps["example made"] + steps["example learned"]})
         _ran(copy, ["bench.ablation", *datasets, "--only", WHOLE, "--cases", str(cases), "--gains", str(out)])
         found = json.loads(out.read_text())
-        gains = {column: (users, ndcg) for name, column, users, ndcg, _ in found if name == WHOLE}
-        if not cost:
-            return Found(gains, {})
-        _ran(copy, ["bench.list_cost", datasets[0], "--json", str(out)])
-        steps = json.loads(out.read_text())
-        return Found(gains, {LIST: steps["whole"], LEARNED: steps["example made"] + steps["example learned"]})
+        return Found({column: (users, ndcg) for name, column, users, ndcg, _ in found if name == WHOLE}, {})
 
 
 def _ran(copy: Path, arguments: Sequence[str]) -> None:
@@ -104,7 +103,7 @@ def _ran(copy: Path, arguments: Sequence[str]) -> None:
 
 
 def told(results: Mapping[str, Found]) -> str:
-    """The Markdown table: what each change does to NDCG@10, bold where the 95 % interval leaves 0 out, and what it costs."""
+    """The Markdown table: what each change does to NDCG@10, bold where the 95 % interval leaves 0 out, or what it costs."""
     base = results["as it is"]
     rows = []
     for name, found in results.items():
@@ -123,7 +122,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", nargs="*", default=["ifdb-played", "online-retail"], help="data-set folders, or names in data/")
     parser.add_argument("--only", choices=tuple(VARIANTS), action="append", help="these, and the engine as it is")
     parser.add_argument("--cases", type=int, default=CASES)
-    parser.add_argument("--cost", action="store_true", help="measure too what a list costs on the first data set; nothing else should run")
+    parser.add_argument(
+        "--cost", action="store_true", help="measure what a list costs on the first data set, in place of quality; nothing else should run"
+    )
     args = parser.parse_args(argv)
     datasets = [str(Path(name).resolve()) if Path(name).exists() else name for name in args.dataset]
     names = ["as it is", *(args.only or list(VARIANTS)[1:])]
