@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench.simulated import EXAMPLES, NOW, Simulated, simulated, trained
-from engine import kernels
+from engine import kernels, work
 from engine import model as ranking
 from engine.candidates import Candidates
 from engine.catalogue import FRESH
@@ -249,7 +249,7 @@ def timed(spent: dict[str, float], model: Model) -> Iterator[list[float]]:
     watch(Candidates, "of", "candidates")
     watch(ranking, "world_of", "world")
     watch(type(model._shared), "at", "world")  # noqa: SLF001 - what is measured is inside
-    watch(ranking, "forward", "networks")
+    watch(work, "forward", "networks")
     for name, step in (("pick", "features"), ("choose", "choose"), ("look_again", "reasons"), ("tell", "reasons")):
         watch(kernels, name, step)
     before, began = sum(spent.values()), time.perf_counter()
