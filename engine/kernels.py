@@ -121,6 +121,15 @@ class Asks(NamedTuple):
     penalty: Array
 
 
+class Links(NamedTuple):
+    """Neighbours of a history: those of its n-th item from `first[n]` to `end[n]`, as `World.others` and `World.weights` have them."""
+
+    first: Array
+    end: Array
+    others: Array
+    weights: Array
+
+
 class Picked(NamedTuple):
     """The strongest items of each list by the linear score, in no order: `count` (B,) of them, `items` (B, C) indices, `linear` (B, C)
     float32 their scores, what was asked for added, `x` (B, F, C) float32 their features.
@@ -174,7 +183,38 @@ def neighbour_factors(world: World, at: int, slot: int, now: int, together: int)
 
 
 @kernel
-def co_visited(world: World, recent: Array, now: int, together: int, place: Array, out: Array) -> None:
+def links_of(world: World, recent: Array) -> Links:
+    """All neighbours of a history."""
+    first, end = np.empty(len(recent), np.int64), np.empty(len(recent), np.int64)
+    for slot in range(len(recent)):
+        first[slot] = world.first[recent[slot]]
+        end[slot] = first[slot] + world.length[recent[slot]]
+    return Links(first, end, world.others, world.weights)
+
+
+@kernel
+def links_to(links: Links, place: Array) -> Links:
+    """Those of the neighbours that are in a pool: a history that is gone through again and again meets few of them."""
+    count = 0
+    for slot in range(len(links.first)):
+        for entry in range(links.first[slot], links.end[slot]):
+            count += place[links.others[entry]] >= 0
+    first, end = np.empty(len(links.first), np.int64), np.empty(len(links.first), np.int64)
+    others, weights, count = np.empty(count, links.others.dtype), np.empty((count, links.weights.shape[1]), links.weights.dtype), 0
+    for slot in range(len(links.first)):
+        first[slot] = count
+        for entry in range(links.first[slot], links.end[slot]):
+            if place[links.others[entry]] >= 0:
+                others[count] = links.others[entry]
+                for column in range(links.weights.shape[1]):
+                    weights[count, column] = links.weights[entry, column]
+                count += 1
+        end[slot] = count
+    return Links(first, end, others, weights)
+
+
+@kernel
+def co_visited(world: World, recent: Array, links: Links, now: int, together: int, place: Array, out: Array) -> None:
     """Rows TOGETHER ... CHANCE, roots of the sums over the neighbours of the recent items or the largest of them, and LINKED and
     SESSION_LINKED, how many of these it is a neighbour of, and how many it was used with in one session.
     """
@@ -183,14 +223,14 @@ def co_visited(world: World, recent: Array, now: int, together: int, place: Arra
         factors = neighbour_factors(world, at, slot, now, together)
         by_step, season, session, plain = np.float32(factors[0]), np.float32(factors[1]), np.float32(factors[2]), np.float32(factors[3])
         near, own = plain * np.float32(NEARS[slot]), world.root[at]
-        for entry in range(world.first[at], world.first[at] + world.length[at]):
-            other = world.others[entry]
+        for entry in range(links.first[slot], links.end[slot]):
+            other = links.others[entry]
             p = place[other]
             if p < 0:
                 continue
             root = world.root[other]
-            lasting, late = world.weights[entry, LASTING] * root, world.weights[entry, SEASON] * root
-            same, later = world.weights[entry, SAME] * root, world.weights[entry, LATER] * root
+            lasting, late = links.weights[entry, LASTING] * root, links.weights[entry, SEASON] * root
+            same, later = links.weights[entry, SAME] * root, links.weights[entry, LATER] * root
             out[TOGETHER, p] += lasting * by_step
             out[TOGETHER_NEAR, p] += lasting * near
             out[TOGETHER_MOST, p] = max(out[TOGETHER_MOST, p], lasting * plain)
@@ -199,7 +239,7 @@ def co_visited(world: World, recent: Array, now: int, together: int, place: Arra
                 out[SESSION, p] += same * by_step
                 out[BASKET, p] += same * session
                 out[SESSION_MOST, p] = max(out[SESSION_MOST, p], same * plain)
-                out[CHANCE, p] = max(out[CHANCE, p], world.weights[entry, SAME] * plain * own)
+                out[CHANCE, p] = max(out[CHANCE, p], links.weights[entry, SAME] * plain * own)
                 out[SESSION_LINKED, p] += np.float32(1.0 / MANY)
             out[AFTER, p] += later * by_step
             out[LINKED, p] += np.float32(1.0 / MANY)
@@ -276,9 +316,8 @@ def term_row(terms: Array, recent: Array, sums: Array, pool: Array, place: Array
 
 
 @kernel
-def term_rows(terms: Array, recent: Array, pool: Array, place: Array, out: Array, last: Array) -> None:
-    """Rows TAGS and TAGS_LAST, or WORDS and WORDS_LAST; the newest is the newest that has been filed."""
-    sums = np.zeros(len(terms.rarity), np.float64)
+def term_rows(terms: Array, recent: Array, sums: Array, pool: Array, place: Array, out: Array, last: Array) -> None:
+    """Rows TAGS and TAGS_LAST, or WORDS and WORDS_LAST; the newest is the newest that has been filed. `sums`: as in `term_row`."""
     term_row(terms, recent, sums, pool, place, out)
     for slot in range(len(recent)):
         if recent[slot] < len(terms.scale):
@@ -338,14 +377,28 @@ def gap(world: World, recent: Array, pool: Array, out: Array) -> None:
 
 
 @kernel
+def sums_of(world: World) -> Array:
+    """Room for the sums over terms, zero."""
+    return np.zeros(max(len(world.filed.rarity), len(world.titled.rarity)), np.float64)
+
+
+@kernel
 def personal(world: World, recent: Array, slots: Array, now: int, together: int, pool: Array, place: Array, out: Array) -> None:
     """The personal features of the pool's items for a user with these recent items, newest first: `out` (PERSONAL, M) float32."""
+    personal_by(world, recent, slots, links_of(world, recent), now, together, sums_of(world), pool, place, out)
+
+
+@kernel
+def personal_by(
+    world: World, recent: Array, slots: Array, links: Links, now: int, together: int, sums: Array, pool: Array, place: Array, out: Array
+) -> None:
+    """The same, by what was found before: see `links_of`, `sums_of`."""
     out[:] = 0.0
     if len(recent):
-        co_visited(world, recent, now, together, place, out)
+        co_visited(world, recent, links, now, together, place, out)
         text(world, recent, slots, pool, out)
-        term_rows(world.filed, recent, pool, place, out[TAGS], out[TAGS_LAST])
-        term_rows(world.titled, recent, pool, place, out[WORDS], out[WORDS_LAST])
+        term_rows(world.filed, recent, sums, pool, place, out[TAGS], out[TAGS_LAST])
+        term_rows(world.titled, recent, sums, pool, place, out[WORDS], out[WORDS_LAST])
         creators(world, recent, pool, out)
         dates(world, recent, pool, out)
         gap(world, recent, pool, out)
@@ -600,20 +653,19 @@ def choose(hashes: Array, asks: Asks, picked: Picked, more: Array, lists: Lists)
 
 @kernel
 def strongest_links(
-    world: World, tastes: Tastes, b: int, pool: Array, place: Array, by_pair: float, by_text: Array, named: Array, kind: Array
+    world: World, tastes: Tastes, b: int, links: Links, pool: Array, place: Array, by_text: Array, named: Array, kind: Array
 ) -> None:
     """Which history items to name for the pool's items, `named` (M, NAMED), and as what: those that they are often used together with, or
-    whose text is near. `by_pair`, `by_text` (M,): how much a root of a pair's strength and a cosine weigh.
+    whose text is near. `by_text` (M,): how much a cosine weighs, where the root of a pair's strength weighs 1.
     """
     recent, slots = tastes.recent[tastes.start[b] : tastes.start[b + 1]], tastes.slot[tastes.start[b] : tastes.start[b + 1]]
     paired = np.zeros((len(pool), len(recent)), np.float64)
     for slot in range(len(recent)):
         at = recent[slot]
         factors = neighbour_factors(world, at, slot, tastes.now[b], tastes.together[b])
-        for entry in range(world.first[at], world.first[at] + world.length[at]):
-            p = place[world.others[entry]]
-            if p >= 0:
-                paired[p, slot] = by_pair * np.sqrt(factors[0] * world.weights[entry, LASTING] * world.root[world.others[entry]])
+        for entry in range(links.first[slot], links.end[slot]):
+            other = links.others[entry]
+            paired[place[other], slot] = np.sqrt(factors[0] * links.weights[entry, LASTING] * world.root[other])
     taken = np.zeros(len(recent), np.bool_)
     for i in range(len(pool)):
         taken[:] = False
@@ -640,11 +692,20 @@ def rows_again(tastes: Tastes, asks: Asks, lists: Lists) -> int:
 
 
 @kernel
+def without(values: Array, at: int) -> Array:
+    """All but one of some values."""
+    left = np.empty(len(values) - 1, values.dtype)
+    for n in range(len(left)):
+        left[n] = values[n + (n >= at)]
+    return left
+
+
+@kernel
 def look_again(world: World, tastes: Tastes, asks: Asks, lists: Lists, weights: Array, base: Array, middle: Array, again: Again) -> int:
     """Work the features of listed items out again in the ways of VARIANTS, and without each history item that is to be named. `middle` (F,)
     float32: each feature of items as they mostly are. How many rows.
     """
-    n, rows = len(world.cold), 0
+    n, rows, sums = len(world.cold), 0, sums_of(world)
     place = np.full(n, -1, np.int32)
     for b in range(len(lists.count)):
         if not asks.told[b]:
@@ -659,7 +720,8 @@ def look_again(world: World, tastes: Tastes, asks: Asks, lists: Lists, weights: 
         for i in range(count):
             by_text[i] = 1.0 + world.cold[pool[i]]
         named, kind = again.named[b, :count], again.kind[b, :count]
-        strongest_links(world, tastes, b, pool, place, 1.0, by_text, named, kind)
+        links = links_to(links_of(world, recent), place)
+        strongest_links(world, tastes, b, links, pool, place, by_text, named, kind)
         for way in range(VARIANTS + len(recent)):
             left_out, together = way - VARIANTS, 0
             if left_out >= 0:
@@ -669,12 +731,10 @@ def look_again(world: World, tastes: Tastes, asks: Asks, lists: Lists, weights: 
                         wanted = wanted or named[i, m] == left_out
                 if not wanted:
                     continue
-                others, other_slots = np.empty(len(recent) - 1, recent.dtype), np.empty(len(recent) - 1, slots.dtype)
-                for slot in range(len(others)):
-                    others[slot] = recent[slot + (slot >= left_out)]
-                    other_slots[slot] = slots[slot + (slot >= left_out)]
+                others, other_slots = without(recent, left_out), without(slots, left_out)
+                left = Links(without(links.first, left_out), without(links.end, left_out), links.others, links.weights)
                 together = tastes.together[b] - (left_out < tastes.together[b])
-                personal(world, others, other_slots, tastes.now[b], together, pool, place, own)
+                personal_by(world, others, other_slots, left, tastes.now[b], together, sums, pool, place, own)
             again.list[rows], again.way[rows], again.count[rows], again.situation[rows] = b, way, count, situation
             again.context[rows] = tastes.context[b]
             again.context[rows, IN_SESSION] = min(together / MANY, 1.0)

@@ -14,6 +14,7 @@ import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import exp
 from time import perf_counter, time
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,10 +47,12 @@ LESSONS, LESSONS_S = 8, 0.2
 Those that wait are lost with a crash: a row that knows its event makes no second one. They are a sample, so nothing counted is lost."""
 MOST_LESSONS = 64
 """Examples waiting to be made from which on no further batch is applied: their features are to be as they were when their events came."""
-FEW_AGAIN, MOST_AGAIN = 4, 16
-"""Lists made again in one turn, and those that are late: 0.5 ms, and 2 ms, with a catalogue of 4,000 items; fewer with a larger one."""
+FEW_AGAIN, MOST_AGAIN = 1, 8
+"""Lists made again in one turn, and those that are late: some 1 ms, and 5 ms, which is how long an event may wait for them."""
 AGAIN_AT_ONCE = 65_536
-"""Users x items of such a turn at most: 1 ms of work beside the event loop, and as much on it."""
+"""Users x items of such a turn at most: with a catalogue of more than 8,000 items there are fewer lists in it."""
+LOAD_S = 2.0
+"""Over how long it is looked how busy the maker is."""
 DEADLINE_S, LATE_S = 60.0, 20.0
 """When lists that are made again are to be out, and from which age on they go along with others, a quarter of a turn at most."""
 PAUSE_S = 0.001
@@ -200,6 +203,7 @@ class ListMaker:
         self._lessons: deque[Lesson] = deque()
         self._lessons_due = False
         self._lessons_asked = self._lessons_made = 0
+        self._spent, self._spent_at = 0.0, perf_counter()
         self._latest, self._known, self._clock = latest, known, clock
         self._again: dict[tuple[int, str, str], Again] = {}
         self._forgotten: set[tuple[int, str]] = set()  # since the lists under way were begun
@@ -295,6 +299,15 @@ class ListMaker:
         """Whether standing lists wait to be made."""
         return bool(self._standing)
 
+    def load(self) -> float:
+        """Share of the time, lately, in which lists were made that somebody waited for."""
+        return self._spent * exp((self._spent_at - perf_counter()) / LOAD_S)
+
+    def _worked(self, began: float) -> None:
+        now = perf_counter()
+        self._spent = self._spent * exp((self._spent_at - now) / LOAD_S) + (now - began) / LOAD_S
+        self._spent_at = now
+
     async def room(self) -> None:
         """Return when few enough users and examples wait."""
         await self._room.wait()
@@ -307,6 +320,8 @@ class ListMaker:
             while (pressing := self._pressing()) or self._again:
                 began = perf_counter()
                 await self._turn()
+                if pressing:
+                    self._worked(began)
                 if len(self._standing) < HIGH_WATER and len(self._lessons) < MOST_LESSONS:
                     self._room.set()
                 if not pressing and not self._pressing():

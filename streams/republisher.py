@@ -13,7 +13,7 @@ million of them take 2 s of work, a tenth of the time at first, and half of it o
 nobody else waits for one (`ListMaker`), with `valid_until` as it was. Lists whose time is over are forgotten on the way.
 
 Lists of a young installation: one is made again when what is known, counted in uses of items, has grown by `GROWTH` since, `renew_per_s` of
-them at most, and only while no event waits for its list.
+them at most, and only while no event waits for its list and the making of lists takes less than `IDLE` of the time.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ MOST_WAITING = 1_000
 GROWTH, LEAST = 0.1, 100
 """By how much, as a share and in uses of items, what is known must have grown before lists are made again for it."""
 BUSY_S = 0.05
+IDLE = 0.3
+"""Share of the time that lists for events may take while others are renewed: beyond it these would make events wait."""
 
 Found = Sequence[tuple[bytes, bytes]]
 
@@ -196,6 +198,9 @@ class Republisher:
         seen = self._renewed.get(rows.partition)
         return seen is None or seen[0] is not rows or grown(seen[1], self._known())
 
+    def _busy(self, backlog: int) -> bool:
+        return self._maker.waiting > 0 or self._maker.waiting_again >= backlog or self._maker.load() > IDLE
+
     async def _renew(self, rows: Rows[UserState]) -> bool:
         """Have a partition's lists made again that were made when less was known; False where something was taken out meanwhile."""
         began, known, asked = monotonic(), self._known(), 0
@@ -206,7 +211,7 @@ class Republisher:
                 page, clock_ms = read_page(values), round(self._clock() * 1000)
                 worth = (known - page.known >= LEAST) & (known >= (1 + GROWTH) * page.known) & (page.valid_until > clock_ms)
                 for n in np.flatnonzero(worth).tolist():
-                    while self._maker.waiting or self._maker.waiting_again >= backlog or asked > (monotonic() - began) * self._renew_per_s:
+                    while self._busy(backlog) or asked > (monotonic() - began) * self._renew_per_s:
                         await asyncio.sleep(BUSY_S)
                         if any(self._due(other) for other in self._users.owned):
                             return False  # that comes first; lists renewed by now will not be asked for again

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,21 @@ from engine.reasons import Reason
 from engine.records import Request, Rule
 from engine.rules import compile_rules
 from engine.user import Position, UserState, user_key
-from streams.listmaker import AT_ONCE, HEADERS_BYTES, LATE_S, LESSONS, Again, Answer, Lesson, ListMaker, Owed, Query, Standing, Targets
+from streams.listmaker import (
+    AT_ONCE,
+    HEADERS_BYTES,
+    LATE_S,
+    LESSONS,
+    LOAD_S,
+    Again,
+    Answer,
+    Lesson,
+    ListMaker,
+    Owed,
+    Query,
+    Standing,
+    Targets,
+)
 from streams.metrics import Metrics
 
 PLACE = Position("events", 1, 0, 7)
@@ -124,7 +139,7 @@ class World:
             self.owed.paid()
             task = asyncio.create_task(self.maker.run())
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             assert not task.done(), task.exception()
             task.cancel()
 
@@ -376,3 +391,15 @@ def test_room() -> None:
         making.cancel()
 
     asyncio.run(story())
+
+
+def test_load() -> None:
+    """The load is the share of the time in which lists are made that somebody waits for; lists made again don't count."""
+    idle, busy = World(), World()
+    idle.again("ann")
+    busy.standing("ann")
+    for world in (idle, busy):
+        world.meanwhile = lambda: sleep(0.02)
+        assert len(lists(world.run())) == 1
+    assert idle.maker.load() == 0
+    assert 0.02 / LOAD_S * 0.9 < busy.maker.load() < 0.2

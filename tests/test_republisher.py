@@ -44,6 +44,7 @@ class World:
         self.asked: list[Again] = []
         self.now = START + DAY
         self.known, self.waiting, self.waiting_again, self.offset = known, 0, 0, 0
+        self.share = 0.0
         anything: Any = self
         self.republisher = Republisher(
             anything,
@@ -75,6 +76,9 @@ class World:
 
     def stream_time(self) -> int:
         return self.now
+
+    def load(self) -> float:
+        return self.share
 
     def again(self, job: Again) -> None:
         self.asked.append(job)
@@ -288,13 +292,14 @@ def test_renewal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(job.user_id for job in world.look()) == ["new", "old"]
 
 
-def test_a_renewal_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While others wait for lists nothing is renewed, and what was taken out goes first."""
+@pytest.mark.parametrize("waiting, share", [(1, 0.0), (0, 0.5)])
+def test_a_renewal_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int, share: float) -> None:
+    """While others wait for lists, or lists are made most of the time, nothing is renewed; what was taken out goes first."""
     monkeypatch.setattr(republisher, "REST_S", -1.0)
     world = World(tmp_path, renew_per_s=1_000.0)
     world.listed("ann", "i1")
     world.look()
-    world.known, world.waiting = 1_000, 1
+    world.known, world.waiting, world.share = 1_000, waiting, share
 
     async def story(then: Callable[[], None]) -> list[str]:
         world.asked = []
@@ -306,7 +311,7 @@ def test_a_renewal_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return [job.reason for job in world.asked]
 
     assert asyncio.run(story(lambda: world.remove("i1"))) == [], "the look ends, so that the next one finds it"
-    world.waiting = 0
+    world.waiting, world.share = 0, 0.0
     assert [job.reason for job in world.look()] == ["item_removed", "renewal"]
 
 
