@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import logging
 import sys
 from collections import defaultdict
@@ -35,6 +37,14 @@ def cuda_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+def load_cuda() -> str:
+    """Load the CUDA libraries that pip has installed, which no path leads to; what ONNX Runtime says of those it did not find."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        ort.preload_dlls()
+    return " ".join(said.getvalue().split())
 
 
 def choose_provider(
@@ -156,6 +166,7 @@ class Encoder:
             ArtefactError: the graph is missing or damaged, or gives other dimensions.
         """
         provider, why = choose_provider(providers, ort.get_available_providers(), variant)
+        missing = load_cuda() if provider == CUDA else ""
         for name in dict.fromkeys((provider, CPU)):
             try:
                 session = _session(graph, name)
@@ -168,7 +179,7 @@ class Encoder:
                 continue
             if encoder.provider == name:
                 break
-            why = f"{name} could not be loaded"  # ONNX Runtime took the CPU instead without an error
+            why = f"CUDA could not be loaded: {shorten(missing, 200)}"  # ONNX Runtime took the CPU instead without an error
         _log.info("encoder_opened graph=%s provider=%s reason=%r threads=%d", graph.name, encoder.provider, why, encoder.threads)
         return encoder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -118,6 +119,21 @@ def test_a_cuda_that_fails_is_not_the_end(folder: Path, monkeypatch: pytest.Monk
         opened = Encoder.open(folder, read_manifest(folder))
     assert opened.provider == CPU
     assert "libcudnn" in caplog.text
+
+
+def test_cuda_without_its_libraries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where ONNX Runtime quietly takes the CPU, the log says which library was not found; nothing is printed on the standard output."""
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: real(path, options, providers=[CPU]))
+    monkeypatch.setattr(ort, "preload_dlls", lambda: sys.stdout.write("Failed to load libcublasLt.so.13\n"))
+    monkeypatch.setattr("engine.encoder.choose_provider", lambda *_: (CUDA, "listed"))
+    with caplog.at_level("INFO", logger="engine.encoder"):
+        opened = Encoder.open(folder, read_manifest(folder))
+    assert opened.provider == CPU
+    assert "CUDA could not be loaded: Failed to load libcublasLt.so.13" in caplog.text
+    assert capsys.readouterr().out == ""
 
 
 def test_a_graph_of_other_dimensions_is_refused(folder: Path, tmp_path: Path) -> None:
