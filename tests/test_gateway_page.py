@@ -152,9 +152,9 @@ def test_keyboard(page: Page) -> None:
     assert page.errors() == []
 
 
-def test_search_by_meaning(page: Page) -> None:
+def test_search_for_the_user(page: Page) -> None:
     """Rule: the other search asks the workers for a list with the query, and shows its note where no encoder serves."""
-    page.driver.find_element(By.CSS_SELECTOR, "input[value=meaning]").click()
+    page.driver.find_element(By.CSS_SELECTOR, "input[value=taste]").click()
     page.driver.find_element(By.ID, "query").send_keys("a cave")
     page.wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#found li")) == 12)
     assert "no generation is active" in page.text("found-note")
