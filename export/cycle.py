@@ -28,7 +28,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -53,7 +53,6 @@ from export.checkpoint import Checkpoint, plain_name, read_checkpoint
 from export.feed import EVENTS, Feed, Span
 from export.gate import judge
 from export.lease import Lease, alone_in
-from export.quantize import Preset
 from export.slice import Collector, Dropped, Slice, cut, dataset_of, windows
 from export.tune import Tuned, Tuning, tune
 
@@ -117,7 +116,7 @@ class Silent:
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a cycle. `events`: the newest so many are read; `fewest`: with less new ones there is nothing to do; `held_out`: share of
     them that is not trained on; `weights`, `objective`: what event types say of a taste, and how much examples of them count for the ranker
-    (a cycle's events have no values); `as_it_is`: no tuning, the checkpoint is judged as it is.
+    (a cycle's events have no values); `precision`: "fp32" for no quantized form; `as_it_is`: no tuning, the checkpoint is judged as it is.
     """
 
     tuning: Tuning = Tuning()
@@ -130,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     objective: dict[str, float] = {}
     threads: int = 1
     checkpoint: str | None = None
+    precision: str = "auto"
     as_it_is: bool = False
     activate: bool = True
 
@@ -159,7 +159,6 @@ class Cycle:
     work: Path
     watch: Watch
     lease: Callable[[Registry], Lease] = Lease
-    tried: Sequence[Preset] | None = None  # quantized forms; None: those of this CPU
     clock: Callable[[], float] = time.time
     _seconds: dict[str, float] = field(default_factory=dict)
 
@@ -315,7 +314,7 @@ class Cycle:
             self.registry,
             max_tokens=parent.manifest.max_tokens,
             threads=self.plan.threads,
-            tried=self.tried,
+            tried=None if self.plan.precision == "auto" else (),
             template=parent.template,
             parent=parent.id,
             offsets={EVENTS: span.ends},

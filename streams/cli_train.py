@@ -89,6 +89,7 @@ def plan_of(settings: Settings, checkpoint: Path | None, *, as_it_is: bool, acti
         objective=settings.objective_weights,
         threads=threads,
         checkpoint=None if checkpoint is None else str(checkpoint),
+        precision=settings.train_precision,
         as_it_is=as_it_is,
         activate=activate,
     )

@@ -180,6 +180,9 @@ class Settings(BaseModel):
     train_rate: float = _about(1e-4, "learning rate of the encoder (AdamW)", "1/step", gt=0, le=0.1)
     train_steps: int = _about(2_000, "steps of a cycle at most, some second each on two cores", "steps", ge=1)
     train_threads: int = _about(0, "threads of a cycle; 0: one per core", "threads", ge=0, le=256)
+    train_precision: Literal["auto", "fp32"] = _about(
+        "auto", "form that serves: the fastest that is near enough to fp32, or fp32 itself, as a GPU wants it", "form"
+    )
     robot_events_per_day: int = _about(
         2_000, "events on one day from which on a user is taken for a robot, and not learned from", "events", ge=10
     )

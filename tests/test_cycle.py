@@ -36,6 +36,7 @@ PLAN = Plan(
     tuning=Tuning(layers=2, epochs=4, rate=3e-3, most_tokens=24, threads=1),
     fewest=100,
     held_out=0.3,
+    precision="fp32",
 )
 
 
@@ -69,7 +70,7 @@ class World:
 
     def cycle(self, plan: Plan = PLAN, feed: Recorded | None = None, watch: Any = lambda *_: None) -> Outcome:
         """Run one."""
-        return Cycle(self.registry, feed or Recorded(DATA), self.board, plan, self.folder / "work", watch, tried=()).run()
+        return Cycle(self.registry, feed or Recorded(DATA), self.board, plan, self.folder / "work", watch).run()
 
 
 @pytest.fixture(scope="module")
