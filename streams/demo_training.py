@@ -18,8 +18,8 @@ from streams.outside import Outside
 from streams.pacing import Pace
 from streams.processes import Children, tail
 
-SETTINGS = {"HEADWATER_TRAIN_EVENTS": "10000", "HEADWATER_TRAIN_PRECISION": "fp32"}
-"""The newest of the events so far, more than half, and no further look for a quantized form: a cycle takes two to four minutes."""
+SETTINGS = {"HEADWATER_TRAIN_EVENTS": "8000", "HEADWATER_TRAIN_PRECISION": "fp32"}
+"""The newest of the events so far, not quite half, and no further look for a quantized form: a cycle takes two to four minutes."""
 PER_S = 3.0
 """Events while it trains: people go on."""
 LONGEST_S = 420.0
