@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -129,7 +129,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     objective: dict[str, float] = {}
     threads: int = 1
     checkpoint: str | None = None
-    precision: str = "auto"
+    precision: Literal["auto", "fp32"] = "auto"
     as_it_is: bool = False
     activate: bool = True
 
