@@ -19,8 +19,10 @@ from streams.pacing import Pace
 from streams.processes import Children, tail
 
 SETTINGS = {"HEADWATER_TRAIN_EVENTS": "10000", "HEADWATER_TRAIN_HELD_OUT": "0.2", "HEADWATER_TRAIN_PRECISION": "fp32"}
-"""The newest of the events so far, and no further look for a quantized form: a cycle takes three to four minutes. Of so few events a tenth is too
-little to judge by: with 8,000 of them one run passed and the next did not."""
+"""The newest of the events so far, and no further look for a quantized form: a cycle takes three to four minutes.
+
+Of so few events a tenth is too little to judge by: with 8,000 of them one run passed and the next did not.
+"""
 PER_S = 3.0
 """Events while it trains: people go on."""
 LONGEST_S = 420.0
