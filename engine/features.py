@@ -1,6 +1,7 @@
 """The numbers from which an item's score is made. How the personal ones are worked out: `engine.kernels`; weights: `engine.ranker`.
 
-Shared features are the same for every user at one time; the others depend on the user's recent items. All are of the order of 1.
+Shared features are the same for every user at one time (`engine.sharedfeatures`); the others depend on the user's recent items. All are of
+the order of 1.
 """
 
 from __future__ import annotations
@@ -13,30 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import kernels
-from engine.catalogue import DAY_MS, Catalogue
-from engine.cosines import Cosines
+from engine.catalogue import Catalogue
 from engine.fatigue import weariness
 from engine.kernels import LONGEST
 from engine.partition import item_key
+from engine.sharedfeatures import MINUTE_MS, SHARED, Shared
 from engine.space import Floats
-from engine.stats import ItemStats
 from engine.user import SESSION_MS, UserState, liked, together
 
-SHARED = (
-    "trending",
-    "popular",
-    "known",
-    "rising",
-    "new",
-    "recent",
-    "unused",
-    "untried",
-    "released",
-    "released_year",
-    "dated",
-    "used_week",
-    "used_season",
-)
 PERSONAL = (
     "together",
     "together_last",
@@ -72,9 +57,6 @@ S, P = len(SHARED), len(PERSONAL)
 CONTEXT = 3
 """Numbers that say how much is known of a user, see `contexts`."""
 RECENT = 20  # liked items that describe a user, and LONGEST while they belong to the session that goes on; older ones add little
-SELDOM = 0.3  # uses that a few more or less say nothing beside
-FEW = 5.0  # uses at which half of the cold features is left
-MINUTE_MS = 60_000
 SIZES = (3, 20)  # events: a new user has at most the first, a known one more than the second
 
 
@@ -158,96 +140,6 @@ class Features:
         """(len(items), F) all features of some items."""
         own = self.personal[:, items]
         return np.asarray(np.concatenate([self.shared[:, items], own, own[-len(COLD) :] * self.cold[items]]).T, np.float32)
-
-
-class Shared:
-    """The features that are the same for all users, made anew when a count, an entry or the minute has changed.
-
-    `features` (S, N), `cold` (N,), `root` (N,) 1 / sqrt(count) float32; `cosines`: of items' texts.
-    """
-
-    def __init__(self, catalogue: Catalogue, stats: ItemStats) -> None:
-        self.catalogue, self.stats, self.cosines = catalogue, stats, Cosines(catalogue.space, catalogue)
-        self._made: tuple[int, int, int, int] | None = None
-
-    def at(self, now: int) -> Shared:
-        """Itself, as of the minute of `now` (ms)."""
-        minute = now // MINUTE_MS
-        state = (self.stats.version, self.catalogue.version, len(self.catalogue), minute)
-        if state != self._made:
-            count = self.stats.count[: len(self.catalogue)]
-            self.features = shared_features(self.catalogue, self.stats, minute * MINUTE_MS)
-            self.cold, self.root = cold_of(count), root_of(count)
-            self._made = state
-        return self
-
-    def world(self, near: Floats) -> kernels.World:
-        """Everything that compiled loops read of the items, as of the last `at`; `near`: rows of cosines."""
-        catalogue, lists, decay = self.catalogue, self.stats.neighbours, self.stats.decay
-        n = len(catalogue)
-        return kernels.World(
-            self.features,
-            self.cold,
-            self.root,
-            catalogue.hashes[:n],
-            catalogue.creators[:n],
-            catalogue.creator_count,
-            catalogue.days[:n],
-            near,
-            lists.first[:n],
-            lists.length[:n],
-            lists.time[:n],
-            lists.others,
-            lists.weights,
-            catalogue.filed.terms(),
-            catalogue.titled.terms(),
-            decay.pair_days * DAY_MS,
-            decay.season_days * DAY_MS,
-        )
-
-
-def cold_of(count: Floats) -> Floats:
-    """How little is known of items that were used `count` times."""
-    cold: Floats = (1.0 / (1.0 + count / FEW)).astype(np.float32)
-    return cold
-
-
-def root_of(count: Floats) -> Floats:
-    """What a pair's weight is divided by for each of its items, inverted."""
-    root: Floats = (1.0 / np.sqrt(count + FEW)).astype(np.float32)
-    return root
-
-
-def shared_features(catalogue: Catalogue, stats: ItemStats, now: int, items: NDArray[np.int64] | None = None) -> Floats:
-    """(S, N) float32, or of some `items` (n,) alone."""
-    at = slice(len(catalogue)) if items is None else items
-    count, first, since = stats.count[at], stats.first_time[at], catalogue.since[at]
-    trending, popular = stats.popularity(now, items)
-    used, dated = first > 0, since != 0
-    age = days_since(np.where(used, first, np.maximum(since, stats.start)), now)
-    release = days_since(since, now)
-    rows = np.empty((S, len(count)), np.float32)
-    days, lasting = stats.decay.popularity_days
-    rows[0] = np.log1p(10.0 * trending.astype(np.float32)) / 3.0
-    rows[1] = np.log1p(10.0 * popular.astype(np.float32)) / 3.0
-    rows[2] = np.log1p(count) / 3.0
-    rows[3] = np.log((trending + SELDOM) / (popular * (days / lasting) + SELDOM)) / 2.0
-    rows[4] = np.exp(-age / 30.0)
-    rows[5] = np.exp(-age / 365.0)
-    rows[6] = 1.0 / (1.0 + count)
-    rows[7] = ~used
-    rows[8] = np.exp(-release / 30.0) * dated
-    rows[9] = np.exp(-release / 365.0) * dated
-    rows[10] = dated
-    idle = days_since(stats.last_time[at], now)
-    rows[11] = np.exp(-idle / 7.0) * used
-    rows[12] = np.exp(-idle / 60.0) * used
-    return rows
-
-
-def days_since(times: NDArray[np.int64], now: int) -> Floats:
-    """Days from `times` to `now` (ms), 0 for later ones."""
-    return np.maximum(0.0, (now - times) / DAY_MS).astype(np.float32)
 
 
 def tastes_of(common: Shared, tastes: Sequence[Taste]) -> tuple[kernels.Tastes, Floats, list[Sequence[str]]]:

@@ -22,10 +22,7 @@ from engine.catalogue import Catalogue
 from engine.cosines import Cosines
 from engine.diversity import NO_MASKS, Kinds
 from engine.features import (
-    MINUTE_MS,
-    SHARED,
     Features,
-    Shared,
     Taste,
     contexts,
     features_of,
@@ -45,6 +42,7 @@ from engine.reasons import Reason, lists_for, reasons_of
 from engine.records import Conditions, Item
 from engine.rules import Match, RuleSet, compile_rules, matches
 from engine.search import Search
+from engine.sharedfeatures import MINUTE_MS, SHARED, Shared
 from engine.space import Floats, Space
 from engine.stats import ItemStats
 from engine.steering import STEERS, Steering, with_parts
@@ -153,7 +151,6 @@ class Model:
         self.ranker = Ranker()
         self.generation = NO_GENERATION
         self._rules: RuleSet = compile_rules(())
-        self._weighted: tuple[Floats, Ranker, int, Floats, Floats] | None = None
         self._masks: dict[str, NDArray[np.bool_]] = {}  # rule id -> items it matches, until rules or catalogue change
         self._orders: dict[tuple[str, ...], Orders] = {}  # ids of rules in force -> what they ask for, as long
         self.variety = Variety()
@@ -257,7 +254,7 @@ class Model:
         flat = [one for some in taken for one in some]
         common = self._shared.at(newest)
         batch, near, _ = tastes_of(common, [taste for taste, _, _ in lessons])
-        weights = self.ranker.weights().astype(np.float32)[batch.situation]
+        weights, base = (every[batch.situation] for every in common.weighted(self.ranker))
         told = kernels.Lessons(
             open_,
             starts_of(map(len, seen)),
@@ -269,7 +266,7 @@ class Model:
             NEGATIVES,
         )
         rows, out = np.empty(len(flat), np.int64), np.empty((len(flat), 1 + 2 * NEGATIVES, weights.shape[1] + 1), np.float32)
-        kernels.contrast(common.world(near), batch, told, weights, weights[:, : len(SHARED)] @ common.features, rows, out)
+        kernels.contrast(common.world(near), batch, told, weights, base, rows, out)
         made, number = list[list[Example]](), 0
         for b, some in enumerate(taken):
             known = (int(batch.situation[b]), tuple(batch.context[b].tolist()))
@@ -391,7 +388,7 @@ class Model:
         )
         most = max(min(ask.k, n) if ask.candidates is None else len(places) for ask, (places, _) in zip(asks, candidates, strict=True))
         lists = lists_for(len(asks), most, told=any(ask.reasons for ask in asks))
-        weights, base = self._weights(common.features)
+        weights, base = common.weighted(self.ranker)
         network = self.ranker.network
         net = network.net if network.trusted else None
         return Draft(asks, unknown, lists, names, Work(common.world(near), tastes, wanted, weights, base, net, most, steering))
@@ -442,14 +439,6 @@ class Model:
         net = self.ranker.network.net if self.ranker.network.trusted else None
         work = Work(world, tastes, wanted, weights, weights[:, : len(SHARED)] @ world.shared, net, most, steering)
         return Draft([ask], [unknown], lists_for(1, most, told=ask.reasons), [names], work, items)
-
-    def _weights(self, shared: Floats) -> tuple[Floats, Floats]:
-        """Weights (SITUATIONS, F) and what the shared features add under them (SITUATIONS, N), kept until either changes."""
-        known, ranker = self._weighted, self.ranker
-        if known is None or known[0] is not shared or known[1] is not ranker or known[2] != ranker.version:
-            weights = ranker.weights().astype(np.float32)
-            known = self._weighted = (shared, ranker, ranker.version, weights, weights[:, : len(SHARED)] @ shared)
-        return known[3], known[4]
 
     def rankings(self, draft: Draft) -> list[Ranking]:
         """The lists of a draft that has been filled in."""

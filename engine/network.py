@@ -22,6 +22,8 @@ from engine.space import Floats
 Array = Any  # numba knows the type from the argument; mypy would need it in every expression
 
 MEMBERS, HIDDEN = 4, 32
+BLOCK = 512
+"""Items that `forward` works on at once: their inputs stay in the fast memory of a core."""
 INPUTS = len(NAMES) + CONTEXT + SITUATIONS
 """Features of the item, then what says how much is known of the user, then the situation, 1 where it is this one."""
 SCALED = len(NAMES) + CONTEXT
@@ -63,42 +65,56 @@ def forward(net: Net, counts: Array, x: Array, context: Array, situation: Array,
     """What the networks add, averaged: `out` (R, C) float32, to items with features `x` (R, F, C), the first `counts[r]` of row r, in
     `context` (R, CONTEXT) and `situation` (R,).
 
-    Each item's sums are made in one order, whatever else is in the batch.
+    Short rows are worked out together, some BLOCK items at a time; each item's sums are made in one order, whatever else is in the batch.
     """
-    features, units, members = x.shape[1], len(net.bias), np.float32(MEMBERS)
-    known, z = context.shape[1], np.empty((features, x.shape[2]), np.float32)
-    hidden = np.empty((4, x.shape[2]), np.float32)
-    for r in range(len(counts)):
-        count = counts[r]
-        for f in range(features):
-            middle, scale = net.middle[f], net.scale[f]
-            for c in range(count):
-                z[f, c] = min(HIGH, max(LOW, (x[r, f, c] - middle) * scale))
-        result = out[r]
-        result[:count] = np.float32(0.0)
+    features, units, members, room = x.shape[1], len(net.bias), np.float32(MEMBERS), max(BLOCK, x.shape[2])
+    z, hidden, result = np.empty((features, room), np.float32), np.empty((4, room), np.float32), np.empty(room, np.float32)
+    zero, first = np.float32(0.0), 0
+    while first < len(counts):
+        end, width = first, 0
+        while end < len(counts) and width + counts[end] <= room:
+            for f in range(features):
+                middle, scale = net.middle[f], net.scale[f]
+                for c in range(counts[end]):
+                    z[f, width + c] = min(HIGH, max(LOW, (x[end, f, c] - middle) * scale))
+            width += counts[end]
+            end += 1
+        result[:width] = zero
         for unit in range(0, units, 4):
+            begin_with(net, unit, counts[first:end], context[first:end], situation[first:end], features, hidden)
             h0, h1, h2, h3 = hidden[0], hidden[1], hidden[2], hidden[3]
-            for n in range(4):
-                start = net.bias[unit + n] + net.first[features + known + situation[r], unit + n]
-                for f in range(known):
-                    value = min(HIGH, max(LOW, (context[r, f] - net.middle[features + f]) * net.scale[features + f]))
-                    start += value * net.first[features + f, unit + n]
-                hidden[n, :count] = start
             for f in range(features):
                 w0, w1, w2, w3 = net.first[f, unit], net.first[f, unit + 1], net.first[f, unit + 2], net.first[f, unit + 3]
                 row = z[f]
-                for c in range(count):
+                for c in range(width):
                     value = row[c]
                     h0[c] += w0 * value
                     h1[c] += w1 * value
                     h2[c] += w2 * value
                     h3[c] += w3 * value
             l0, l1, l2, l3 = net.last[unit], net.last[unit + 1], net.last[unit + 2], net.last[unit + 3]
-            zero = np.float32(0.0)
-            for c in range(count):
+            for c in range(width):
                 result[c] += l0 * max(h0[c], zero) + l1 * max(h1[c], zero) + l2 * max(h2[c], zero) + l3 * max(h3[c], zero)
-        for c in range(count):
-            result[c] /= members
+        at = 0
+        for r in range(first, end):
+            for c in range(counts[r]):
+                out[r, c] = result[at + c] / members
+            at += counts[r]
+        first = end
+
+
+@kernel
+def begin_with(net: Net, unit: int, counts: Array, context: Array, situation: Array, features: int, hidden: Array) -> None:
+    """What four units of the networks have from the context and the situation alone, for each item of some rows, one after the other."""
+    at = 0
+    for r in range(len(counts)):
+        for n in range(4):
+            start = net.bias[unit + n] + net.first[features + context.shape[1] + situation[r], unit + n]
+            for f in range(context.shape[1]):
+                value = min(HIGH, max(LOW, (context[r, f] - net.middle[features + f]) * net.scale[features + f]))
+                start += value * net.first[features + f, unit + n]
+            hidden[n, at : at + counts[r]] = start
+        at += counts[r]
 
 
 @kernel

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue, Terms
-from engine.features import FEW, MINUTE_MS, SELDOM
 from engine.jit import kernel
 from engine.leaders import Leaders, Ordered, Places, distinct, largest
 from engine.records import Item
+from engine.sharedfeatures import FEW, MINUTE_MS, SELDOM
 from engine.space import Floats
 from engine.stats import ItemStats
 from engine.subset import Scratch

@@ -100,9 +100,12 @@ class ItemStats:
     def popularity(self, now: int, items: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """(2, N): the decayed number of uses as of `now` (ms), or that of some `items` (n,) alone."""
         at = slice(len(self.catalogue)) if items is None else items
-        factors = [2.0 ** min(ASKED_BEFORE, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
-        popularity: NDArray[np.float64] = self.scaled[:, at] * np.array(factors)[:, None]
+        popularity: NDArray[np.float64] = self.scaled[:, at] * np.array(self.factors(now))[:, None]
         return popularity
+
+    def factors(self, now: int) -> list[float]:
+        """What rows of `scaled` are multiplied with to be as of `now` (ms)."""
+        return [2.0 ** min(ASKED_BEFORE, -(now - self.reference) / (days * DAY_MS)) for days in self.decay.popularity_days]
 
     def choose(self, pairs: PairTable, time: int) -> Neighbours:
         """The `most` pairs that are strongest by weight / sqrt(count of the other), of all time and of the season; `time` (ms): when the

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalogue import DAY_MS, Catalogue, Terms
-from engine.features import MINUTE_MS, cold_of, root_of, shared_features
 from engine.jit import kernel
 from engine.kernels import World
 from engine.leaders import Places
+from engine.sharedfeatures import some_of
 from engine.stats import ItemStats
 
 Array = Any  # numba knows the type from the argument; mypy would need it in every expression
@@ -104,11 +104,9 @@ def world_of(catalogue: Catalogue, stats: ItemStats, items: Places, recent: Plac
     first, length = np.zeros(len(items), np.int64), np.zeros(len(items), np.int64)
     others, weights = neighbours_within(lists.first, lists.length, lists.others, lists.weights, recent, place, first, length)
     place[items] = -1
-    count, vectors = stats.count[items], catalogue.space.vectors
+    vectors = catalogue.space.vectors
     return World(
-        shared_features(catalogue, stats, now // MINUTE_MS * MINUTE_MS, items),
-        cold_of(count),
-        root_of(count),
+        *some_of(catalogue, stats, now, items),
         catalogue.hashes[items],
         catalogue.creators[items],
         catalogue.creator_count,

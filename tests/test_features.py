@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.features import COLD, NAMES, PERSONAL, SHARED, SITUATIONS, Shared, Taste, features_of, situations, taste_of
+from engine.features import COLD, NAMES, PERSONAL, SITUATIONS, Taste, features_of, situations, taste_of
 from engine.partition import item_key
 from engine.records import Item
+from engine.sharedfeatures import SHARED, Shared
 from engine.user import UserState
 from tests.little_shop import DAY, START, Shop
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine import diversity, hashtable, kernels, network
 from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
-from engine.features import PERSONAL, Shared, features_of
+from engine.features import PERSONAL, features_of
 from engine.item import decode_item, encode_item
 from engine.model import Ask
 from engine.neighbours import NeighbourLists, Neighbours
@@ -20,6 +20,7 @@ from engine.partition import item_key
 from engine.policy import Variety
 from engine.records import Item, Rule
 from engine.rules import compile_rules
+from engine.sharedfeatures import Shared
 from engine.user import Position
 from tests.little_shop import DIMS, START, Shop
 

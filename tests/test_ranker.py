@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from engine.errors import StateError
 from engine.features import CONTEXT, NAMES, SITUATIONS
 from engine.learning import FIRST, learns_from
-from engine.network import MEMBERS, Network
+from engine.network import HIGH, LOW, MEMBERS, SCALED, Network, forward
 from engine.ranker import Example, Ranker, RankerState, pack_ranker, unpack_ranker
 
 F = len(NAMES)
@@ -163,3 +163,29 @@ def test_an_example_of_more_weight_teaches_more() -> None:
         ranker.learn(example(x, 1, weight))
     assert np.array_equal(nothing.weights(), Ranker().weights())
     assert (two.common_squares - 0.01) == pytest.approx(4 * (one.common_squares - 0.01))
+
+
+def test_short_rows_worked_out_together_are_as_each_alone() -> None:
+    """Rule: what networks add is the plain formula, and to a row bit for bit the same whoever is beside it."""
+    rng, network = np.random.default_rng(3), Network.new()
+    net = network.net._replace(
+        last=rng.normal(size=len(network.net.last)).astype(np.float32),
+        middle=rng.normal(size=SCALED).astype(np.float32),
+        scale=rng.uniform(0.5, 2.0, SCALED).astype(np.float32),
+    )
+    counts = np.array([10, 0, 300, 7, 511, 1, 600, 3])
+    x = rng.normal(size=(len(counts), len(NAMES), 600)).astype(np.float32)
+    context, situation = rng.normal(size=(len(counts), CONTEXT)).astype(np.float32), rng.integers(SITUATIONS, size=len(counts))
+    together = np.full((len(counts), 600), np.nan, np.float32)
+    forward(net, counts, x, context, situation, together)
+    for r, count in enumerate(counts.tolist()):
+        one = slice(r, r + 1)
+        alone = np.full((1, 600), np.nan, np.float32)
+        forward(net, counts[one], x[one], context[one], situation[one], alone)
+        assert together[r].tobytes() == alone[0].tobytes()
+        assert np.isnan(together[r, count:]).all()
+        known = np.concatenate([x[r, :, :count], np.repeat(context[r][:, None], count, 1)])
+        z = np.concatenate([np.clip((known - net.middle[:, None]) * net.scale[:, None], LOW, HIGH), np.zeros((SITUATIONS, count))])
+        z[SCALED + situation[r]] = 1.0
+        plain = net.last @ np.maximum(net.first.T @ z + net.bias[:, None], 0.0) / MEMBERS
+        np.testing.assert_allclose(together[r, :count], plain, rtol=1e-3, atol=1e-3)
