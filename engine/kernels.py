@@ -779,6 +779,7 @@ def tell(
         weight = weights[tastes.situation[b]]
         for i in range(lists.count[b]):
             item = lists.best[b, i]
+            lists.parts[b, i] = 0  # filled in again, a list says no more than before
             total, popular = lists.score[b, i], 0.0
             if asks.shift[b] >= 0:
                 total -= np.float64(asks.shifts[asks.shift[b], item])

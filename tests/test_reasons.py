@@ -101,3 +101,14 @@ def test_a_text_reason_is_what_the_text_adds() -> None:
     for one in ranking.items:
         assert {reason.kind for reason in one.reasons} <= {"similar_text", "often_together", "history"}
         assert sum(reason.weight for reason in one.reasons) == pytest.approx(one.score, abs=1e-5)
+
+
+def test_a_draft_filled_twice_says_the_same() -> None:
+    """Rule: filling in again starts anew; more parts than there is room for would be written beyond the arrays."""
+    draft = next(SHOP.model.drafts([Ask(SHOP.taste("u1"))]))
+    told = []
+    for _ in range(3):
+        draft.fill()
+        told.append(SHOP.model.rankings(draft))
+    assert told[0] == told[1] == told[2]
+    assert all(item.reasons for item in told[0][0].items)
