@@ -145,41 +145,39 @@ def learn(net: Net, squares: Net, z: Array, base: Array, weight: float, rate: fl
             after[r] += added[member, r] / np.float32(MEMBERS)
         after[r] += base[r]
     result = (log_share(before), log_share(after))
-    gain, first = np.empty(n, np.float32), np.empty((inputs, HIDDEN), np.float32)
-    last, bias, back = np.empty(HIDDEN, np.float32), np.empty(HIDDEN, np.float32), np.empty(HIDDEN, np.float32)
+    gain = np.empty((MEMBERS, n), np.float32)
     for member in range(MEMBERS):
-        start = member * HIDDEN
+        own = gain[member]
         for r in range(n):
-            gain[r] = base[r] + added[member, r]
-        most = gain.max()
+            own[r] = base[r] + added[member, r]
+        most = own.max()
         total = np.float32(0.0)
         for r in range(n):
-            gain[r] = np.exp(gain[r] - most)
-            total += gain[r]
+            own[r] = np.exp(own[r] - most)
+            total += own[r]
         for r in range(n):
-            gain[r] = -np.float32(weight) * gain[r] / total
-        gain[0] += np.float32(weight)
-        if not np.isfinite(gain.sum()):
+            own[r] = -np.float32(weight) * own[r] / total
+        own[0] += np.float32(weight)
+        if not np.isfinite(own.sum()):
             return -np.inf, -np.inf
-        first[:] = 0.0
-        last[:] = 0.0
-        bias[:] = 0.0
-        for r in range(n):
-            for unit in range(HIDDEN):
-                active = hidden[r, start + unit]
-                last[unit] += gain[r] * active
-                back[unit] = gain[r] * net.last[start + unit] if active > np.float32(0.0) else np.float32(0.0)
-                bias[unit] += back[unit]
-            for f in range(inputs):
-                value = z[r, f]
-                if value != np.float32(0.0):
-                    row = first[f]
-                    for unit in range(HIDDEN):
-                        row[unit] += value * back[unit]
-        step(net.last[start : start + HIDDEN], squares.last[start : start + HIDDEN], last, rate)
-        step(net.bias[start : start + HIDDEN], squares.bias[start : start + HIDDEN], bias, rate)
+    first, back = np.zeros((inputs, units), np.float32), np.empty(units, np.float32)
+    last, bias = np.zeros(units, np.float32), np.zeros(units, np.float32)
+    for r in range(n):
+        for unit in range(units):
+            active, own_gain = hidden[r, unit], gain[unit // HIDDEN, r]
+            last[unit] += own_gain * active
+            back[unit] = own_gain * net.last[unit] if active > np.float32(0.0) else np.float32(0.0)
+            bias[unit] += back[unit]
         for f in range(inputs):
-            step(net.first[f, start : start + HIDDEN], squares.first[f, start : start + HIDDEN], first[f], rate)
+            value = z[r, f]
+            if value != np.float32(0.0):
+                row = first[f]
+                for unit in range(units):
+                    row[unit] += value * back[unit]
+    step(net.last, squares.last, last, rate)
+    step(net.bias, squares.bias, bias, rate)
+    for f in range(inputs):
+        step(net.first[f], squares.first[f], first[f], rate)
     return result
 
 

@@ -6,7 +6,6 @@ all of them are. Either way each item's numbers are made by the same steps in th
 
 from __future__ import annotations
 
-from math import log1p
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,6 +43,8 @@ MINUTE_MS = 60_000
 SELDOM = 0.3  # uses that a few more or less say nothing beside
 FEW = 5.0  # uses at which half of the cold features is left
 DAY = 1.0 / 86_400_000  # of a millisecond
+LOG_SCALE = np.array([1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 2.0], np.float32)[:, None]
+"""Of the first four features, so that they are of the order of 1."""
 SOME = 8
 """Where more than one in so many items have changed, all are worked out again: it is as fast."""
 
@@ -82,53 +83,55 @@ def days_since(time: int, now: int) -> float:
 
 
 @kernel
-def work_out(uses: Uses, items: Array, columns: Array, rows: Rows) -> None:
-    """The features of some `items` (M,), to some `columns` (M,) of the rows."""
+def gather(uses: Uses, items: Array, rows: Rows) -> None:
+    """What `work_out` takes logarithms and exponentials of, and the rest, of some `items` (M,)."""
     out = rows.features
-    for m in range(len(items)):
-        at, to = items[m], columns[m]
+    for to in range(len(items)):
+        at = items[to]
         count, first, since = float(uses.count[at]), uses.first[at], uses.since[at]
         trending, popular = uses.scaled[0, at] * uses.factors[0], uses.scaled[1, at] * uses.factors[1]
         age = days_since(first if first > 0 else max(since, uses.start), uses.now)
-        out[0, to] = log1p(10.0 * trending) / 3.0
-        out[1, to] = log1p(10.0 * popular) / 3.0
-        out[2, to] = log1p(count) / 3.0
-        out[3, to] = np.log((trending + SELDOM) / (popular * uses.usual + SELDOM)) / 2.0
-        out[4, to] = np.exp(-age / 30.0)
-        out[5, to] = np.exp(-age / 365.0)
+        release = days_since(since, uses.now) if since != 0 else np.inf
+        idle = days_since(uses.last[at], uses.now) if first > 0 else np.inf
+        out[0, to] = 1.0 + 10.0 * trending
+        out[1, to] = 1.0 + 10.0 * popular
+        out[2, to] = 1.0 + count
+        out[3, to] = (trending + SELDOM) / (popular * uses.usual + SELDOM)
+        out[4, to] = age * (-1.0 / 30.0)
+        out[5, to] = age * (-1.0 / 365.0)
         out[6, to] = 1.0 / (1.0 + count)
         out[7, to] = 0.0 if first > 0 else 1.0
-        for row in range(8, 13):
-            out[row, to] = 0.0
-        if since != 0:
-            release = days_since(since, uses.now)
-            out[8, to] = np.exp(-release / 30.0)
-            out[9, to] = np.exp(-release / 365.0)
-            out[10, to] = 1.0
-        if first > 0:
-            idle = days_since(uses.last[at], uses.now)
-            out[11, to] = np.exp(-idle / 7.0)
-            out[12, to] = np.exp(-idle / 60.0)
+        out[8, to] = release * (-1.0 / 30.0)
+        out[9, to] = release * (-1.0 / 365.0)
+        out[10, to] = 0.0 if since == 0 else 1.0
+        out[11, to] = idle * (-1.0 / 7.0)
+        out[12, to] = idle * (-1.0 / 60.0)
         rows.cold[to] = 1.0 / (1.0 + count / FEW)
         rows.root[to] = 1.0 / np.sqrt(count + FEW)
 
 
+def work_out(uses: Uses, items: NDArray[np.int64], rows: Rows) -> None:
+    """The features of some `items` (M,) to rows of so many columns.
+
+    Logarithms and exponentials are numpy's of float32: a register full at a time, each number as it would be alone.
+    """
+    gather(uses, items, rows)
+    out = rows.features
+    np.log(out[:4], out=out[:4])
+    out[:4] *= LOG_SCALE
+    for some in (slice(4, 6), slice(8, 10), slice(11, 13)):
+        np.exp(out[some], out=out[some])
+
+
 @kernel
-def weigh(features: Array, weights: Array, items: Array, out: Array) -> None:
-    """What the shared features of some `items` (M,) add under the weights (SITUATIONS, F): their columns of `out` (SITUATIONS, N)."""
-    whole = len(items) == features.shape[1]  # then item i stands at i, and the loop is several times as fast
+def weigh(features: Array, weights: Array, out: Array) -> None:
+    """What the shared features (S, M) add under the weights (SITUATIONS, F): `out` (SITUATIONS, M)."""
+    out[:] = np.float32(0.0)
     for situation in range(len(weights)):
-        total = out[situation]
-        for m in range(len(items)):
-            total[items[m]] = np.float32(0.0)
         for row in range(features.shape[0]):
-            weight, values = weights[situation, row], features[row]
-            if whole:
-                for i in range(len(total)):
-                    total[i] += weight * values[i]
-            else:
-                for m in range(len(items)):
-                    total[items[m]] += weight * values[items[m]]
+            weight, total, values = weights[situation, row], out[situation], features[row]
+            for i in range(len(values)):
+                total[i] += weight * values[i]
 
 
 class Shared:
@@ -155,16 +158,13 @@ class Shared:
         minute = now // MINUTE_MS
         state = (self.catalogue.version, len(self.catalogue), minute, self.stats.start, self.stats.reference)
         if state != self._made or self.changed is None:
-            n = len(self.catalogue)
-            rows = rows_for(n)
-            every = np.arange(n)
-            work_out(uses_of(self.catalogue, self.stats, minute * MINUTE_MS), every, every, rows)
+            rows = some_of(self.catalogue, self.stats, now, np.arange(len(self.catalogue)))
             self.features, self.cold, self.root = rows
             self._made, self.changed = state, set()
         elif self.changed:
             items = np.fromiter(self.changed, np.int64, len(self.changed))
-            uses = uses_of(self.catalogue, self.stats, minute * MINUTE_MS)
-            work_out(uses, items, items, Rows(self.features, self.cold, self.root))
+            rows = some_of(self.catalogue, self.stats, now, items)
+            self.features[:, items], self.cold[items], self.root[items] = rows
             self._moved |= self.changed
             self.changed.clear()
         return self
@@ -174,13 +174,11 @@ class Shared:
         known = self._weighted
         if known is None or known[0] is not self.features or known[1] is not ranker or known[2] != ranker.version:
             weights = ranker.weights().astype(np.float32)
-            added = np.empty((len(weights), self.features.shape[1]), np.float32)
-            weigh(self.features, weights, np.arange(added.shape[1]), added)
-            known = self._weighted = (self.features, ranker, ranker.version, weights, added)
-            self._moved.clear()
+            known = self._weighted = (self.features, ranker, ranker.version, weights, added_by(weights, self.features))
         elif self._moved:
-            weigh(self.features, known[3], np.fromiter(self._moved, np.int64, len(self._moved)), known[4])
-            self._moved.clear()
+            items = np.fromiter(self._moved, np.int64, len(self._moved))
+            known[4][:, items] = added_by(known[3], self.features.take(items, 1))
+        self._moved.clear()
         return known[3], known[4]
 
     def world(self, near: Floats) -> kernels.World:
@@ -208,6 +206,13 @@ class Shared:
         )
 
 
+def added_by(weights: Floats, features: Floats) -> Floats:
+    """What features (S, M) add under the weights (SITUATIONS, F), (SITUATIONS, M)."""
+    added = np.empty((len(weights), features.shape[1]), np.float32)
+    weigh(features, weights, added)
+    return added
+
+
 def rows_for(count: int) -> Rows:
     """Room for so many items."""
     return Rows(np.empty((S, count), np.float32), np.empty(count, np.float32), np.empty(count, np.float32))
@@ -225,5 +230,5 @@ def uses_of(catalogue: Catalogue, stats: ItemStats, now: int) -> Uses:
 def some_of(catalogue: Catalogue, stats: ItemStats, now: int, items: NDArray[np.int64]) -> Rows:
     """The same rows of some `items` (M,) alone, as of the minute of `now` (ms)."""
     rows = rows_for(len(items))
-    work_out(uses_of(catalogue, stats, now // MINUTE_MS * MINUTE_MS), items, np.arange(len(items)), rows)
+    work_out(uses_of(catalogue, stats, now // MINUTE_MS * MINUTE_MS), items, rows)
     return rows

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import diversity, hashtable, kernels, network
+from engine import diversity, hashtable, kernels, network, sharedfeatures
 from engine.catalogue import DAY_MS, Catalogue
 from engine.cosines import Cosines
 from engine.features import PERSONAL, features_of
@@ -163,6 +163,10 @@ def test_nothing_is_compiled_twice() -> None:
     Shop(0).model.rank([Ask(taste), Ask(taste, reasons=False)])
     shop.model.rank([Ask(taste), Ask(shop.taste("nobody"), reasons=False), Ask(taste, candidates=("i1", "i2")), Ask(taste, query=query)])
     shop.model.rank([Ask(shop.taste("nobody"), reasons=False)])
+    shop.event("u1", "i9", START + 400 * DAY_MS)
+    shop.model.rank([Ask(shop.taste("nobody"), reasons=False)])
+    shop.event("u1", "i10", START + 400 * DAY_MS)
+    shop.model.rank([Ask(shop.taste("nobody"), reasons=False)])
     shop.model.features(taste)
     shop.model.example(taste, item_key("i8"), Position("events", 1, 0, 0))
     shop.model.use_rules(compile_rules([Rule("p", "pin", {"tags": "sea"}, rank=1), Rule("c", "cap", {"tags": "cave"}, max=1)]))
@@ -176,6 +180,7 @@ def test_nothing_is_compiled_twice() -> None:
     compiled: list[Any] = [
         *(kernels.pick, kernels.choose, kernels.look_again, kernels.tell, network.forward),
         *(kernels.contrast, diversity.choose, kernels.personal, hashtable.look_up, hashtable.add, hashtable.spread),
+        *(sharedfeatures.gather, sharedfeatures.weigh),
     ]
     assert [len(loop.signatures) for loop in compiled] == [1] * len(compiled)
     of_places_and_pairs: Any = hashtable.place_all
