@@ -33,7 +33,7 @@ function row_of(one, was, span, title, about, act) {
   const why = make("span", { class: "why" });
   said.forEach(([text, emphasised], at) => why.append(at ? " · " : "", text, emphasised ? make("em", {}, emphasised) : ""));
   if (!said.length) why.append("nothing in particular");
-  const against = against_of(one);
+  const against = against_of(one).filter(({ kind }) => kind !== "bias"); // which all items of the list share
   if (sum(against) / span >= LEAST) why.append(" · ", make("span", { class: "against" }, `less ${sum(against).toFixed(2)} for ${kinds_of(against).join(" and ")}`));
   const choose = (type) => () => act(type, one.item_id, one.rank);
   const button = make("button", { class: "item", type: "button", onclick: choose("click") },

@@ -21,7 +21,6 @@ export const AGAINST = {
   history: "what you chose before",
   popular: "its popularity",
   new: "its age",
-  bias: "the start all share",
   query: "the search",
   rule: "a rule of this shop",
   diversity: "how like it is to others above it",
