@@ -1,7 +1,7 @@
 """`make cost`: what a list costs one core, step by step, and what it costs to learn, on a recorded stream. Prints a table; serves nobody.
 
-Half of the stream is learned first. Then lists over the whole catalogue are made for users in batches, as a worker makes them, and examples
-are made and learned; each figure is the least of several rounds, since whatever else runs on the machine only ever adds.
+Half of the stream is learned first. Then lists over the whole catalogue are made for users in batches, as a busy worker makes them, and one by
+one, and examples are made and learned; each figure is the least of several rounds, since whatever else runs on the machine only ever adds.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from engine.features import PERSONAL, Taste, taste_of
 from engine.markdown import table
 from engine.model import Ask, Model
 from engine.protocol import stream
+from engine.stats import counts_of
 from engine.user import Position
 from engine.work import CANDIDATES
 from streams.listmaker import LESSONS
@@ -102,6 +103,19 @@ def steps(model: Model, tastes: Sequence[Taste]) -> dict[str, float]:
     return found
 
 
+def alone(run: Evaluation, tastes: Sequence[Taste]) -> float:
+    """Microseconds of a list of ten with reasons that is made by itself, after the counts of an item have changed: as it is live."""
+    used = [(key, row) for key, row in zip(run.keys, run.rows, strict=True) if row.count]
+    changed = [counts_of(*used[n % len(used)]) for n in range(len(tastes))]
+
+    def turns() -> None:
+        for taste, counts in zip(tastes, changed, strict=True):
+            run.model.stats.put(counts)
+            run.model.rank([Ask(taste)])
+
+    return least(turns, len(tastes))
+
+
 def lessons(model: Model, tastes: Sequence[Taste]) -> dict[str, float]:
     """Microseconds to make an example and to learn it."""
     rng = np.random.default_rng(0)
@@ -124,11 +138,12 @@ def lessons(model: Model, tastes: Sequence[Taste]) -> dict[str, float]:
     }
 
 
-def told(list_: Mapping[str, float], lesson: Mapping[str, float]) -> str:
-    """Markdown: microseconds and shares of a list with one event learned."""
+def told(list_: Mapping[str, float], lesson: Mapping[str, float], by_itself: float) -> str:
+    """Markdown: microseconds and shares of a list with one event learned, and of a list made by itself."""
     whole = list_["whole"] + sum(lesson.values())
     rows = [(f"list: {name}", value) for name, value in list_.items() if name != "whole"]
     rows += [("**list of ten, with reasons**", list_["whole"]), *lesson.items(), ("**list, and one event learned**", whole)]
+    rows.append(("list of ten made by itself, the counts of an item just changed", by_itself))
     return table(["step", "µs", "share"], [[name, f"{value:.0f}", f"{100 * value / whole:.0f} %"] for name, value in rows])
 
 
@@ -144,13 +159,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Evaluation(data, vectors)
     learned(run, args.share)
     tastes = tastes_of(run, USERS)
-    list_, lesson = steps(run.model, tastes), lessons(run.model, tastes)
+    list_, lesson, by_itself = steps(run.model, tastes), lessons(run.model, tastes), alone(run, tastes)
     sys.stdout.write(
         f"{data.name}: {len(data.items)} items, {len(tastes)} users in batches of {BATCH}, {CANDIDATES} candidates, "
-        f"{np.mean([len(taste.recent) for taste in tastes]):.0f} items in a history on average\n\n{told(list_, lesson)}\n"
+        f"{np.mean([len(taste.recent) for taste in tastes]):.0f} items in a history on average\n\n{told(list_, lesson, by_itself)}\n"
     )
     if args.json:
-        args.json.write_text(json.dumps({**list_, **lesson}, indent=1))
+        args.json.write_text(json.dumps({**list_, **lesson, "alone": by_itself}, indent=1))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ S = len(SHARED)
 MINUTE_MS = 60_000
 SELDOM = 0.3  # uses that a few more or less say nothing beside
 FEW = 5.0  # uses at which half of the cold features is left
-DAY = 1.0 / 86_400_000  # of a millisecond
+DAYS_A_MS = 1.0 / 86_400_000
 LOG_SCALE = np.array([1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 2.0], np.float32)[:, None]
 """Of the first four features, so that they are of the order of 1."""
 SOME = 8
@@ -79,7 +79,7 @@ class Rows(NamedTuple):
 @kernel
 def days_since(time: int, now: int) -> float:
     """Days from a time to now (ms), 0 for a later one."""
-    return max(0.0, float(now - time) * DAY)
+    return max(0.0, float(now - time) * DAYS_A_MS)
 
 
 @kernel
@@ -135,7 +135,10 @@ def weigh(features: Array, weights: Array, out: Array) -> None:
 
 
 class Shared:
-    """These features of all items, as of a minute: `features` (S, N), `cold`, `root` (N,) float32; `cosines`: of the items' texts."""
+    """These features of all items, as of a minute: `features` (S, N), `cold`, `root` (N,) float32; `cosines`: of the items' texts.
+
+    `at` and `weighted` change these arrays in place: what was drafted with them is to be filled in before the next `at`.
+    """
 
     def __init__(self, catalogue: Catalogue, stats: ItemStats) -> None:
         self.catalogue, self.stats, self.cosines = catalogue, stats, Cosines(catalogue.space, catalogue)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine import kernels
 from engine.diversity import Kinds
-from engine.policy import NO_ORDERS, Orders, Placed, Variety, arrange, kinds_for
+from engine.policy import Orders, Placed, Variety, arrange, kinds_for
 from engine.reasons import DIGITS, Reason
 from engine.space import Floats
 
@@ -34,9 +34,6 @@ class Steering:
         """For `kernels.Asks`: (B,) each list's row of shifts or -1; (R, n) what is added to scores; (B, 2) where its pins begin and end;
         (P, n) what each pin matches. Lists with the same orders share them.
         """
-        if all(orders is NO_ORDERS for orders in self.orders):
-            count = len(self.orders)
-            return np.full(count, -1, np.int64), np.empty((0, n), np.float32), np.zeros((count, 2), np.int64), np.empty((0, n), np.bool_)
         rows: dict[int, Floats] = {}
         shift, pins, ranges = [], list[NDArray[np.bool_]](), dict[int, tuple[int, int]]()
         at: dict[int, int] = {}
