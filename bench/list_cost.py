@@ -1,7 +1,7 @@
 """`make cost`: what a list costs one core, step by step, and what it costs to learn, on a recorded stream. Prints a table; serves nobody.
 
-Half of the stream is learned first. Then lists over the whole catalogue are made for users in batches, as a busy worker makes them, and one by
-one, and examples are made and learned; each figure is the least of several rounds, since whatever else runs on the machine only ever adds.
+Half of the stream is learned first. Then lists over the whole catalogue are made in batches, as a busy worker makes them, and one by one,
+and examples are made and learned; each figure is the least of several rounds, since whatever else runs on the machine only ever adds.
 """
 
 from __future__ import annotations
