@@ -326,9 +326,12 @@ class BatchConsumer(driver.Consumer):
         A transaction's marker and a compacted tombstone have an offset, but are never delivered: else a log whose end is one would never be
         read to its end.
         """
-        if before.epoch != self._epoch or before.rounds >= self._rounds:  # sought since; or what was fetched then may be on its way
-            return
         for tp, offset in wanted.items():
+            # looked at again before each commit: a rebalance that begins during one stops the flow, cuts fetches short and closes the lanes
+            if not self.flow_active or before.epoch != self._epoch:
+                return
+            if before.rounds >= self._rounds:  # what was fetched then may be on its way
+                return
             lane = self._lanes.get(tp)
             if before.offsets.get(tp, -1) >= offset and (lane is None or not lane.batches) and await self._commit({tp: offset}):
                 if lane is not None:
@@ -363,6 +366,7 @@ class BatchConsumer(driver.Consumer):
         finally:
             self._epoch += 1
             self._close_lanes()
+            self._held.clear()  # Faust has paused all, and resumes all when the tables are recovered: not a part of them before
             for table in self.app.checkpoint_tables:
                 table.release()
 

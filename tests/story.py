@@ -136,8 +136,13 @@ class Story:
         }
         items = world.items()
         assert {item: row.count for item, row in items.items() if row.count} == count.items
+        wrong = {}
         for item, pairs in count.pairs.items():
-            assert weights(items[item], LASTING) == pytest.approx(pairs, rel=1e-6)
+            found = weights(items[item], LASTING)
+            differ = [other for other in found.keys() | pairs if found.get(other) != pytest.approx(pairs.get(other), rel=1e-6)]
+            if differ:
+                wrong[item] = (items[item].applied, {other: (found.get(other), pairs.get(other)) for other in differ})
+        assert not wrong, f"pairs of {len(wrong)} of {len(items)} items; applied, other: (found, expected): {str(wrong)[:4000]}"
         assert {item for item, row in items.items() if row.pairs} == set(count.pairs)
 
     def check_lists(self, events: Sequence[Sent]) -> None:

@@ -191,7 +191,8 @@ class Fetching:
     getmany = BatchConsumer.getmany
     _rewind, _doubtful, _batch_message = BatchConsumer._rewind, BatchConsumer._doubtful, BatchConsumer._batch_message  # noqa: SLF001 - under test
     _give_precedence, _reads_on = BatchConsumer._give_precedence, BatchConsumer._reads_on  # noqa: SLF001 - as above
-    close_gaps = BatchConsumer.close_gaps
+    close_gaps, wait_empty = BatchConsumer.close_gaps, BatchConsumer.wait_empty
+    _undone, _close_lanes = BatchConsumer._undone, BatchConsumer._close_lanes  # noqa: SLF001 - as above
 
     def __init__(self, meanwhile: Any) -> None:
         recovery = SimpleNamespace(active_offsets={CHANGELOG: 41}, standby_offsets={})
@@ -204,7 +205,12 @@ class Fetching:
             tables=SimpleNamespace(recovery=recovery),
             precedence=None,
             until={},
+            drain_s=1.0,
+            failure=None,
+            checkpoint_tables=(),
         )
+        self._handling: set[Batch] = set()
+        self._ended = True  # no checkpoint
         self.app.calm = self.calm
         self.flow_active, self.should_stop, self._epoch = True, False, 0
         self._buffered_partitions: set[TP] = set()
@@ -319,8 +325,45 @@ def test_gaps_at_the_end_are_committed() -> None:
     assert not closed(rounds=1)
     assert not closed(epoch=1)
     assert not closed(position=44)
+    consumer.flow_active = False
+    assert not closed()
+    consumer.flow_active = True
     batches(lane, [1])
     assert not closed()
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [lambda consumer: setattr(consumer, "flow_active", False), lambda consumer: setattr(consumer, "_epoch", 1)],
+    ids=["rebalance begins", "lanes are closed"],
+)
+def test_no_gap_is_committed_once_a_rebalance_began(meanwhile: Any) -> None:
+    """What came to an undone lane is not passed over because the lane went away while another partition's offset was committed."""
+    consumer = Fetching(lambda _: None)
+    consumer.sought, consumer._rounds = [], 2  # noqa: SLF001 - as above
+    batches(consumer._lanes.setdefault(PAIRS, Lane()), [1])  # noqa: SLF001 - as above
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        consumer.sought.append(offsets)
+        consumer._lanes.clear()  # noqa: SLF001 - as above
+        meanwhile(consumer)
+        return True
+
+    consumer._commit = commit  # type: ignore[method-assign]  # noqa: SLF001 - as above
+    ends = {EVENTS: 45, PAIRS: 45}
+    asyncio.run(consumer.close_gaps(ends, Positions(0, 1, ends)))  # type: ignore[misc]
+    assert consumer.sought == [{EVENTS: 45}]
+
+
+def test_nothing_is_held_back_after_a_rebalance() -> None:
+    """Partitions that waited for others are not read on while the tables are recovered: Faust resumes them afterwards."""
+    consumer = Fetching(lambda _: None)
+    consumer.app.precedence = Precedence(frozenset({"events"}), {"_pairs": 3})
+    consumer._held = {EVENTS}  # noqa: SLF001 - as above
+    asyncio.run(consumer.wait_empty())  # type: ignore[misc]
+    consumer.paused = {EVENTS}
+    consumer.fetch()
+    assert consumer.paused == {EVENTS}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 // The list on the page: items with their reasons as bars, moved where they moved. It sends nothing: `act` is called with what was chosen.
 
-import { AGAINST, SHORT, in_words, kind_class, legend_kind, make } from "./words.js";
+import { AGAINST, SHARED, SHORT, in_words, kind_class, legend_kind, make } from "./words.js";
 
 const MOVE_MS = 360, LEAST = 0.004; // the least part of the longest bar that is drawn, or told
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -33,7 +33,7 @@ function row_of(one, was, span, title, about, act) {
   const why = make("span", { class: "why" });
   said.forEach(([text, emphasised], at) => why.append(at ? " · " : "", text, emphasised ? make("em", {}, emphasised) : ""));
   if (!said.length) why.append("nothing in particular");
-  const against = against_of(one).filter(({ kind }) => kind !== "bias"); // which all items of the list share
+  const against = against_of(one).filter(({ kind }) => kind !== SHARED);
   if (sum(against) / span >= LEAST) why.append(" · ", make("span", { class: "against" }, `less ${sum(against).toFixed(2)} for ${kinds_of(against).join(" and ")}`));
   const choose = (type) => () => act(type, one.item_id, one.rank);
   const button = make("button", { class: "item", type: "button", onclick: choose("click") },

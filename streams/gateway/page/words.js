@@ -7,7 +7,6 @@ export const WORDS = {
   history: ["fits what you chose before"],
   popular: ["popular"],
   new: ["new"],
-  bias: ["the start all share"],
   query: ["fits the search"],
   rule: ["moved up by a rule of this shop"],
   diversity: ["unlike the others"],
@@ -27,10 +26,12 @@ export const AGAINST = {
   shown: "how often it was shown and not chosen",
   unknown_item: "being unknown",
 };
+// What all items of a list have alike: drawn, and not told of one.
+export const SHARED = "bias";
 export const SHORT = {
   often_together: "chosen together", similar_text: "text", history: "your history", popular: "popularity", new: "newness", query: "search",
 };
-const SAME_COLOUR = { bias: "popular", unknown_item: "popular", query: "similar_text" };
+const SAME_COLOUR = { [SHARED]: "popular", unknown_item: "popular", query: "similar_text" };
 
 export const kind_class = (kind) => (kind in WORDS && kind !== "unknown_item" ? `k-${kind}` : "k-other");
 export const legend_kind = (kind) => SAME_COLOUR[kind] ?? (kind in SHORT ? kind : "popular");
@@ -39,7 +40,7 @@ export const legend_kind = (kind) => SAME_COLOUR[kind] ?? (kind in SHORT ? kind 
 export function in_words(reasons, title, most = 3) {
   const told = new Map();
   for (const { kind, item_id: item, weight } of reasons) {
-    if (weight <= 0 || (told.size >= most && !told.has(kind))) continue;
+    if (weight <= 0 || kind === SHARED || (told.size >= most && !told.has(kind))) continue;
     const names = told.get(kind) ?? [];
     if (item && WORDS[kind]?.[1] && names.length < 2) names.push(`“${title(item)}”`);
     told.set(kind, names);
