@@ -119,7 +119,7 @@ class Client:
     def __post_init__(self) -> None:
         self.names = topics.Names.under(self.settings.prefix)
         config = security.librdkafka(self.settings)
-        self._producer = Producer({**config, "acks": "all", "linger.ms": 0, "partitioner": "murmur2_random"})
+        self._producer = Producer({**config, "enable.idempotence": True, "linger.ms": 0, "partitioner": "murmur2_random"})
         self._consumer = Consumer({**config, "group.id": "bench-live", "enable.auto.commit": False, "fetch.wait.max.ms": 100})
         self._consumer.assign([TopicPartition(self.names.responses, p, OFFSET_END) for p in range(PARTITIONS)])
         self._consumer.poll(1.0)

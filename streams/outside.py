@@ -75,7 +75,7 @@ class Outside:
     def __init__(self, settings: Settings, clock: Callable[[], float] = perf_counter) -> None:
         self._names, self._clock = Names.under(settings.prefix), clock
         config = {**security.librdkafka(settings), "log_level": 0}
-        self._producer = Producer({**config, "acks": "all", "linger.ms": 0, "partitioner": "murmur2_random"})
+        self._producer = Producer({**config, "enable.idempotence": True, "linger.ms": 0, "partitioner": "murmur2_random"})
         self._consumer = Consumer({**config, "group.id": f"{settings.app_id}-outside", "enable.auto.commit": False, "fetch.wait.max.ms": 5})
         self._consumer.assign([TopicPartition(self._names.recommendations, p, end) for p, end in self._ends(self._names.recommendations)])
         self._decode = msgspec.json.Decoder(Head).decode

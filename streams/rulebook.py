@@ -79,7 +79,9 @@ class Rulebook:
             if error is not None:
                 failed.append(error.str())
 
-        producer = Producer({**self._config, "acks": "all", "partitioner": "murmur2_random", "message.timeout.ms": round(TIMEOUT_S * 1000)})
+        producer = Producer(
+            {**self._config, "enable.idempotence": True, "partitioner": "murmur2_random", "message.timeout.ms": round(TIMEOUT_S * 1000)}
+        )
         try:
             for key, value in rules:
                 producer.produce(self._names.rules, value, key, on_delivery=told)

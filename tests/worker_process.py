@@ -142,6 +142,7 @@ class Installation:
             {
                 "bootstrap.servers": bootstrap,
                 "partitioner": "murmur2_random",
+                "enable.idempotence": True,  # else a retry, on a topic just made say, may put a user's events in another order
                 "linger.ms": 2,
                 "message.max.bytes": 8_000_000,
                 "log_level": 0,
@@ -255,7 +256,15 @@ class Installation:
             config = {"bootstrap.servers": self.bootstrap, "group.id": self.settings.app_id, "enable.auto.commit": False, "log_level": 0}
             self._group = Consumer(config)
         numbers = self._group.list_topics(topic, timeout=10).topics[topic].partitions
-        parts = self._group.committed([TopicPartition(topic, n) for n in numbers], timeout=10)
+        until = time.monotonic() + WAIT_S
+        while True:
+            try:
+                parts = self._group.committed([TopicPartition(topic, n) for n in numbers], timeout=10)
+                break
+            except KafkaException:  # a broker that has just started: its coordinator is not ready
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
         return {
             p.partition: (max(0, p.offset), self._group.get_watermark_offsets(TopicPartition(topic, p.partition), timeout=10)[1])
             for p in parts
@@ -271,11 +280,8 @@ class Installation:
         sources = (names.events, names.users, names.requests, names.routed_events, names.pairs)
         before: Any = None
         while True:
-            try:
-                found = {topic: self.committed(topic) for topic in sources}
-            except KafkaException:  # a broker that has just started: its coordinator is not ready
-                found = {}
-            done = bool(found) and all(offset >= end for parts in found.values() for offset, end in parts.values())
+            found = {topic: self.committed(topic) for topic in sources}
+            done = all(offset >= end for parts in found.values() for offset, end in parts.values())
             if done and found == before:
                 return
             before = found if done else None
