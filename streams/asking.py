@@ -13,8 +13,9 @@ from engine.partition import hash64, partition_of
 from engine.user import Position, UserState, user_key
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
+from streams.jobs import Answer, Owed, Query
 from streams.lane import Batch
-from streams.listmaker import Answer, ListMaker, Owed, Query
+from streams.listmaker import ListMaker
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox

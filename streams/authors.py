@@ -19,8 +19,8 @@ from engine.manifest import decode_manifest
 from engine.partition import partition_of
 from engine.records import Item
 from streams.deadletters import DeadLetters
+from streams.jobs import Query
 from streams.lane import Batch
-from streams.listmaker import Query
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox

@@ -36,8 +36,8 @@ from engine.lists import Trigger
 from engine.user import Position, UserState
 from streams.consumer import BatchConsumer, Positions
 from streams.group import BACKFILL, Group
+from streams.jobs import Owed, Standing
 from streams.lane import Batch
-from streams.listmaker import Owed, Standing
 from streams.logs import configure, logger
 from streams.replay import instant
 from streams.settings import Settings

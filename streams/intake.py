@@ -28,8 +28,9 @@ from engine.user import Change, Limits, Position, UserState, Verdict, user_key
 from streams import surfaces
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
+from streams.jobs import Lesson, Owed, Standing
 from streams.lane import Batch
-from streams.listmaker import Lesson, ListMaker, Owed, Standing
+from streams.listmaker import ListMaker
 from streams.metrics import Metrics
 from streams.origins import ALIAS, MERGED, MOST_BYTES, ORIGIN, Headers, headers_of, origin_of, read_origin, through, went_through
 from streams.outbox import Outbox

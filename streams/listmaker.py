@@ -13,26 +13,23 @@ import asyncio
 import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import exp
 from time import perf_counter, time
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from engine.features import Taste, taste_of
 from engine.listed import Listed, encode_listed, name_of
-from engine.lists import RECOMMENDATION, RESPONSE, Trigger, encode_list
+from engine.lists import RECOMMENDATION, RESPONSE, encode_list
 from engine.model import Ask, Model, Ranked, Ranking
 from engine.partition import item_key
 from engine.ranker import Example
-from engine.records import Request
 from engine.rules import RuleSet, rule_time
 from engine.user import Position, UserState, user_key
 from streams.engine_thread import EngineThread
-from streams.lane import Batch
+from streams.jobs import RENEWAL, Again, Answer, Lesson, Owed, Standing
 from streams.logs import logger
 from streams.metrics import Metrics
 from streams.outbox import Outbox
@@ -60,89 +57,8 @@ PAUSE_S = 0.001
 HEADERS_BYTES = 1_024
 """Room in a record for the key and the headers beside the list."""
 
-RENEWAL = "renewal"
-"""Why a list is made again from which nothing had to be taken: much was learned since."""
-
 K = TypeVar("K")
 log = logger(__name__)
-
-
-@dataclass(slots=True)
-class Owed:
-    """A batch that is acknowledged once nothing is owed for it any more."""
-
-    batch: Batch
-    jobs: int = 1  # one for the handler itself, which is at work on it
-
-    def paid(self) -> None:
-        """One job less."""
-        self.jobs -= 1
-        if not self.jobs:
-            self.batch.done()
-
-
-@dataclass(slots=True)
-class Standing:
-    """A user whose standing lists are to be made. `read_at`: record time of the oldest event waiting, seconds."""
-
-    partition: int
-    user_id: str
-    trigger: Trigger
-    surfaces: tuple[str, ...]
-    read_at: float
-    owed: list[Owed] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Again:
-    """A standing list to be made again as it stands, but for what may not be in it, or what is known by now.
-
-    `note`: what was noted of it when this was decided: a newer one stays. `since`: the time of what it is made for, in seconds.
-    """
-
-    partition: int
-    user_id: str
-    surface: str
-    trigger: Trigger
-    reason: str
-    since: float
-    valid_until: int
-    note: bytes
-
-
-class Query(NamedTuple):
-    """A search in the space of one generation: `vector` (D,) float32, centred and of unit length."""
-
-    generation: str
-    vector: NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Answer:
-    """A request to be answered; `stale`: the event it wanted to be included did not come in time; `note`: what else it could not have.
-
-    `again` is called with it when the query is of another generation than the one in use meanwhile.
-    """
-
-    partition: int
-    request: Request
-    trigger: Trigger
-    owed: Owed
-    again: Callable[[Answer], None]
-    stale: bool = False
-    query: Query | None = None
-    note: str = ""
-
-
-@dataclass(slots=True)
-class Lesson:
-    """An example to be made: this taste, and the item taken; `weight`: how much it counts (`engine.objective`)."""
-
-    taste: Taste
-    item: int
-    position: Position
-    owed: Owed
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

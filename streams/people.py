@@ -18,8 +18,9 @@ from engine.user import Interaction, Position, UserState, user_key
 from streams import surfaces
 from streams.deadletters import DeadLetters
 from streams.epochs import Epochs
+from streams.jobs import Owed, Standing
 from streams.lane import Batch
-from streams.listmaker import ListMaker, Owed, Standing
+from streams.listmaker import ListMaker
 from streams.metrics import Metrics
 from streams.origins import AT, MERGED, ORIGIN, headers_of, origin_of, read_origin, through
 from streams.outbox import Outbox

@@ -35,7 +35,8 @@ from engine.partition import hash64
 from engine.records import Item, Rule
 from engine.rules import RuleSet
 from engine.user import Position, UserState, user_key
-from streams.listmaker import RENEWAL, Again, ListMaker
+from streams.jobs import RENEWAL, Again
+from streams.listmaker import ListMaker
 from streams.metrics import Metrics
 from streams.origins import through
 from streams.table import CheckpointTable, NotOwnedError, Rows

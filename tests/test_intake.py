@@ -19,7 +19,7 @@ from engine.partition import hash64, item_key, partition_of
 from engine.user import Limits, UserState, decode_user, encode_user, user_key
 from streams import surfaces
 from streams.intake import MOST_ALIAS_LOGS, Intake, IntakeRules
-from streams.listmaker import Lesson
+from streams.jobs import Lesson
 from streams.metrics import Metrics
 from streams.people import People
 from streams.table import INTERNAL, Rows

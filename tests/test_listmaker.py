@@ -21,20 +21,8 @@ from engine.reasons import Reason
 from engine.records import Request, Rule
 from engine.rules import compile_rules
 from engine.user import Position, UserState, user_key
-from streams.listmaker import (
-    AT_ONCE,
-    HEADERS_BYTES,
-    LATE_S,
-    LESSONS,
-    Again,
-    Answer,
-    Lesson,
-    ListMaker,
-    Owed,
-    Query,
-    Standing,
-    Targets,
-)
+from streams.jobs import Again, Answer, Lesson, Owed, Query, Standing
+from streams.listmaker import AT_ONCE, HEADERS_BYTES, LATE_S, LESSONS, ListMaker, Targets
 from streams.metrics import Metrics
 
 PLACE = Position("events", 1, 0, 7)

@@ -19,7 +19,7 @@ from engine.records import Item, Rule
 from engine.rules import Match, compile_rules
 from engine.user import Position, UserState, decode_user, encode_user, user_key
 from streams import republisher
-from streams.listmaker import Again
+from streams.jobs import Again
 from streams.metrics import Metrics
 from streams.republisher import MOST_WAITING, Republisher
 from streams.table import NotOwnedError, Rows
