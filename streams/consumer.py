@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
@@ -204,6 +204,22 @@ class BatchConsumer(driver.Consumer):
         """
         self.stop_flow()
         await self._seek_committed()
+        self.add_future(self._tell_expired())
+
+    async def _tell_expired(self) -> None:
+        """Say what the brokers deleted before it was read. Reading goes on with the first record that is still there."""
+        try:
+            sources = [tp for tp in self.assignment() if tp.topic in self.app.batch_topics]
+            offsets = {tp: offset for tp in sources if (offset := self._committed_offset[tp])}
+            firsts = await self.earliest_offsets(*offsets)
+        except (KafkaError, AssertionError) as error:  # a broker is away, or the assignment is: nothing but this is lost
+            log.info("expired_unknown reason=%r", error)
+            return
+        remedy = "they were deleted before a worker read them: let no worker be away for longer than the topic's retention"
+        for tp, offset in offsets.items():
+            first = firsts.get(TopicPartition(tp.topic, tp.partition))
+            if first is not None and first > offset:
+                log.error("records_expired topic=%s partition=%d from=%d to=%d remedy=%r", *tp, offset, first - 1, remedy)
 
     async def _rewind(self, records: Iterable[Any]) -> None:
         """Undo a fetch from these partitions, whose records can't be delivered any more.

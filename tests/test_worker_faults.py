@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from bench.state import State
@@ -116,6 +117,28 @@ def test_broker_killed_and_restarted(tmp_path: Path, prefix: str, recorded: Sequ
             assert "Traceback" not in worker.log(), worker.log()[-4000:]
     finally:
         subprocess.run([script, "stop", "--dir", str(tmp_path / "kafka")], check=False, capture_output=True)
+
+
+@pytest.mark.kafka
+def test_records_deleted_before_they_were_read(story: Story) -> None:
+    """Events that retention deleted while no worker was there are told of, and what is left counts once."""
+    world = story.world
+    worker = world.start()
+    story.feed(1_000)
+    world.settled()
+    worker.stop()
+    assert "records_expired" not in world.logs()
+    story.send(story.recorded[1_000:2_000])
+    committed = world.committed(world.names.events)
+    partition, (read, end) = max(committed.items(), key=lambda one: one[1][1] - one[1][0])
+    client = AdminClient({"bootstrap.servers": world.bootstrap})
+    first = read + (end - read) // 2
+    client.delete_records([TopicPartition(world.names.events, partition, first)])[TopicPartition(world.names.events, partition)].result(20)
+    again = world.start()
+    world.settled()
+    assert f"records_expired topic={world.names.events} partition={partition} from={read} to={first - 1} " in again.log()
+    assert again.log().count("records_expired") == 1
+    assert sum(row.events for row in world.users().values()) == 2_000 - (first - read)
 
 
 @pytest.mark.kafka
