@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
+from time import monotonic, sleep
 from typing import Any, Literal, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from engine.errors import BrokerError, Problem, TopicError
 from streams.reach import reached
 from streams.settings import Settings
 
 TIMEOUT_S = 15.0
+OPEN_S = 30.0
+"""How long brokers may take to serve a topic that was just made: half a second on a busy machine."""
 DAY_MS = 86_400_000
 ANSWER_MS = DAY_MS
 """How long requests and responses stay: whoever asks reads within seconds."""
@@ -151,8 +154,10 @@ def look(client: AdminClient) -> Found:
 def create(client: AdminClient, wanted: Iterable[Topic]) -> list[str]:
     """Make what is missing, and say what was made; existing topics are left as they are, and their N goes before the settings'.
 
+    Returns when the new ones are open to producers (`wait_open`).
+
     Raises:
-        BrokerError: the cluster refused.
+        BrokerError: the cluster refused, or does not serve what was made.
         TopicError: existing topics by user differ in N.
     """
     wanted = list(wanted)
@@ -170,7 +175,37 @@ def create(client: AdminClient, wanted: Iterable[Topic]) -> list[str]:
             except BrokerError as error:
                 if error.code != KafkaError(KafkaError.TOPIC_ALREADY_EXISTS).name().lower():  # another worker was faster
                     raise
+        wait_open(client, {topic.topic: topic.num_partitions for topic in new})
     return [topic.name for topic in missing]
+
+
+def wait_open(client: AdminClient, partitions: Mapping[str, int]) -> None:
+    """Return when each partition of these topics (name -> how many) is served by its leader.
+
+    Until then a leader may refuse a producer's first request and take the second: the first one's records then come behind, or are lost for
+    good though the producer is idempotent (KAFKA-15591).
+
+    Raises:
+        BrokerError: some are not after OPEN_S.
+    """
+    until = monotonic() + OPEN_S
+    while shut := _shut(client, partitions):
+        if monotonic() > until:
+            remedy = "look at the brokers, and whether this user may describe the topics; then run `headwater topics create` again"
+            raise BrokerError(
+                "topics_not_open", f"{', '.join(shut)} after {OPEN_S:.0f} s", "leaders that serve them", remedy, retryable=True
+            )
+        sleep(0.05)
+
+
+def _shut(client: AdminClient, partitions: Mapping[str, int]) -> list[str]:
+    """Topics that are not known to the cluster, or have a partition whose leader does not answer for it."""
+    known = look(client).partitions
+    if unknown := [name for name, count in partitions.items() if known.get(name, 0) < count]:
+        return unknown
+    places = {TopicPartition(name, number): OffsetSpec.latest() for name in partitions for number in range(known[name])}
+    answers: dict[TopicPartition, Future[Any]] = client.list_offsets(places, request_timeout=TIMEOUT_S)
+    return sorted({place.topic for place, answer in answers.items() if answer.exception(TIMEOUT_S + 1) is not None})
 
 
 def check(client: AdminClient, wanted: Iterable[Topic]) -> list[Problem]:

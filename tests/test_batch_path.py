@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.table import INTERNAL, OFFSET_KEY, changelog_topic
+from streams.topics import wait_open
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS = 4
@@ -39,6 +40,7 @@ class World:
         self.sent: Counter[bytes] = Counter()
         self.last: dict[bytes, int] = {}
         self.sequence = 0
+        self.refused: list[Any] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.sources = [prefix + source for source in SOURCES]
         self.producer = Producer(
@@ -52,7 +54,7 @@ class World:
             admin = AdminClient({"bootstrap.servers": bootstrap})
             for made in admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in missing]).values():
                 made.result(20)
-        wait_for(lambda: {self._partitions(topic) for topic in topics} == {PARTITIONS}, 10, lambda: "topics are missing")
+            wait_open(admin, dict.fromkeys(missing, PARTITIONS))
         self.join(f"{prefix}counting")
 
     def join(self, group: str) -> None:
@@ -75,13 +77,18 @@ class World:
         for number in range(self.sequence, self.sequence + count):
             user = number * 7919 % USERS
             key = b"u%d" % user
-            self.producer.produce(self.sources[user % 2], key=key, value=(b"%020d" % number).ljust(100, b"."))
+            self.producer.produce(self.sources[user % 2], key=key, value=(b"%020d" % number).ljust(100, b"."), on_delivery=self._answer)
             self.sent[key] += 1
             self.last[key] = number
             if number % 500 == 0:
                 self.producer.poll(0)
         self.producer.flush()
+        assert not self.refused, self.refused
         self.sequence += count
+
+    def _answer(self, error: Any, _: Any) -> None:
+        if error is not None:
+            self.refused.append(error.str())
 
     def start(self, name: str = "w", **config: Any) -> subprocess.Popen[bytes]:
         """Start a worker with its own state folder."""

@@ -235,6 +235,9 @@ def make_topic(bootstrap: str, topic: str) -> None:
     """Make a topic of 4 partitions, on a broker that does not make it by being asked for it."""
     from confluent_kafka.admin import AdminClient, NewTopic
 
+    from streams.topics import wait_open
+
     admin = AdminClient({"bootstrap.servers": bootstrap})
     if not admin.list_topics(topic, timeout=10).topics[topic].partitions:
         admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(20)
+        wait_open(admin, {topic: 4})

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from engine.errors import BrokerError, TopicError
@@ -70,6 +74,42 @@ def test_create_then_check(cluster: str, prefix: str) -> None:
     )
     assert topics.create(client, wanted) == []
     assert topics.count(client, settings) == PARTITIONS
+
+
+class Opening:
+    """A cluster that knows a topic of 2 partitions after `known` looks, and serves its last partition after `served` more."""
+
+    def __init__(self, known: int, served: int) -> None:
+        self.known, self.served, self.asked = known, served, 0
+
+    def list_topics(self, timeout: float) -> Any:
+        """As AdminClient's."""
+        self.known -= 1
+        there = {"t": SimpleNamespace(partitions={0: None, 1: None}, error=None)} if self.known < 0 else {}
+        return SimpleNamespace(cluster_id="c", topics=there)
+
+    def list_offsets(self, places: Any, request_timeout: float) -> dict[Any, Future[Any]]:
+        """As AdminClient's."""
+        self.served, self.asked = self.served - 1, self.asked + 1
+        answers: dict[Any, Future[Any]] = {place: Future() for place in places}
+        for place, answer in answers.items():
+            if place.partition == 1 and self.served >= 0:
+                answer.set_exception(KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)))
+            else:
+                answer.set_result(None)
+        return answers
+
+
+def test_new_topics_are_open_when_all_leaders_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: it waits until a topic is known and each partition served; one that is not in time is named."""
+    cluster = Opening(known=2, served=3)
+    topics.wait_open(cast("AdminClient", cluster), {"t": 2})
+    assert (cluster.known, cluster.asked) == (-4, 4)
+    monkeypatch.setattr(topics, "OPEN_S", 0.1)
+    for never in (Opening(known=1_000, served=0), Opening(known=0, served=1_000)):
+        with pytest.raises(BrokerError, match="no answer for t") as caught:
+            topics.wait_open(cast("AdminClient", never), {"t": 2})
+        assert caught.value.code == "topics_not_open"
 
 
 @pytest.mark.kafka

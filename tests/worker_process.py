@@ -133,10 +133,6 @@ class Installation:
         self.workers: list[Worker] = []
         self._admin = topics.admin(self.settings)
         topics.create(self._admin, topics.topics(self.settings))
-        until = time.monotonic() + 10
-        while topics.check(self._admin, topics.topics(self.settings)):  # made, but not yet known everywhere
-            assert time.monotonic() < until, "topics are missing"
-            time.sleep(0.1)
         self.partitions = topics.count(self._admin, self.settings)
         self._producer = Producer(
             {
