@@ -192,9 +192,8 @@ def wait_open(client: AdminClient, partitions: Mapping[str, int]) -> None:
     while shut := _shut(client, partitions):
         if monotonic() > until:
             remedy = "look at the brokers, and whether this user may describe the topics; then run `headwater topics create` again"
-            raise BrokerError(
-                "topics_not_open", f"{', '.join(shut)} after {OPEN_S:.0f} s", "leaders that serve them", remedy, retryable=True
-            )
+            found = f"no answer for {', '.join(shut)} in {OPEN_S:.0f} s"
+            raise BrokerError("topics_not_open", found, "leaders that serve them", remedy, retryable=True)
         sleep(0.05)
 
 
