@@ -17,7 +17,7 @@ from streams.settings import Settings
 
 TIMEOUT_S = 15.0
 OPEN_S = 30.0
-"""How long brokers may take to serve a topic that was just made: half a second on a busy machine."""
+"""How long brokers may take to serve a topic that was just made."""
 DAY_MS = 86_400_000
 ANSWER_MS = DAY_MS
 """How long requests and responses stay: whoever asks reads within seconds."""
@@ -192,19 +192,20 @@ def wait_open(client: AdminClient, partitions: Mapping[str, int]) -> None:
     while shut := _shut(client, partitions):
         if monotonic() > until:
             remedy = "look at the brokers, and whether this user may describe the topics; then run `headwater topics create` again"
-            found = f"no answer for {', '.join(shut)} in {OPEN_S:.0f} s"
+            found = f"after {OPEN_S:.0f} s {', '.join(f'{name}: {why}' for name, why in shut.items())}"
             raise BrokerError("topics_not_open", found, "leaders that serve them", remedy, retryable=True)
         sleep(0.05)
 
 
-def _shut(client: AdminClient, partitions: Mapping[str, int]) -> list[str]:
-    """Topics that are not known to the cluster, or have a partition whose leader does not answer for it."""
+def _shut(client: AdminClient, partitions: Mapping[str, int]) -> dict[str, str]:
+    """Topics that are not known to the cluster, or have a partition whose leader does not answer for it; and why."""
     known = look(client).partitions
-    if unknown := [name for name, count in partitions.items() if known.get(name, 0) < count]:
+    if unknown := {name: "not there" for name, count in partitions.items() if known.get(name, 0) < count}:
         return unknown
     places = {TopicPartition(name, number): OffsetSpec.latest() for name in partitions for number in range(known[name])}
     answers: dict[TopicPartition, Future[Any]] = client.list_offsets(places, request_timeout=TIMEOUT_S)
-    return sorted({place.topic for place, answer in answers.items() if answer.exception(TIMEOUT_S + 1) is not None})
+    errors = {place.topic: error for place, answer in answers.items() if (error := answer.exception(TIMEOUT_S + 1)) is not None}
+    return {name: error.args[0].name() if isinstance(error, KafkaException) else repr(error) for name, error in errors.items()}
 
 
 def check(client: AdminClient, wanted: Iterable[Topic]) -> list[Problem]:

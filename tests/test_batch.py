@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import ConsumerStoppedError
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -353,6 +354,20 @@ def test_no_gap_is_committed_once_a_rebalance_began(meanwhile: Any) -> None:
     ends = {EVENTS: 45, PAIRS: 45}
     asyncio.run(consumer.close_gaps(ends, Positions(0, 1, ends)))  # type: ignore[misc]
     assert consumer.sought == [{EVENTS: 45}]
+
+
+def test_no_worker_ends_because_it_cannot_tell_what_expired(caplog: pytest.LogCaptureFixture) -> None:
+    """A consumer that stops, or a broker that is away, while the first offsets are asked for: a line in the log."""
+
+    async def earliest(*_: TP) -> dict[TP, int]:
+        raise ConsumerStoppedError
+
+    consumer: Any = SimpleNamespace(
+        assignment=lambda: {EVENTS}, app=SimpleNamespace(batch_topics={"events"}), _committed_offset={EVENTS: 7}, earliest_offsets=earliest
+    )
+    with caplog.at_level("INFO"):
+        asyncio.run(BatchConsumer._tell_expired(consumer))  # noqa: SLF001 - as above
+    assert "expired_unknown reason=ConsumerStoppedError()" in caplog.text
 
 
 def test_nothing_is_held_back_after_a_rebalance() -> None:
